@@ -1,0 +1,55 @@
+# RALB: `make setup`, then `make demo` and `make test`. Everything is installed below this folder (.tools, .venv).
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+UV_VERSION := 0.13.8
+UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ralb-setup
+export UV_PYTHON_DOWNLOADS := never
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup: $(STAMP) ## install everything the project needs, below this folder
+
+.tools/bin/uv:
+	@python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "RALB needs Python 3.11 or newer with venv. On Debian or Ubuntu: apt-get install -y python3 python3-venv"; exit 1; }
+	python3 -m venv .tools
+	.tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(STAMP): pyproject.toml uv.lock | $(filter .tools/bin/uv,$(UV))
+	$(UV) sync --frozen --quiet
+	@touch $@
+
+generate: setup ## rebuild everything generated: protobuf code, the hold filter, CRDs
+	$(BIN)/python tools/generate.py
+
+lint: setup ## ruff, mypy strict, layers, drift of generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p ralb_api -p ralb_operator -p ralb_extproc -p ralb_sim -p ralb_cli
+	$(BIN)/lint-imports
+	$(BIN)/python tools/generate.py --check
+
+format: setup ## let ruff put the code in shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint ## lint, then every test, real Envoy included
+	$(BIN)/pytest -q $(PYTEST_ARGS)
+
+demo: setup ## three tiers of simulated vLLM pods behind a real Envoy, and a dozen requests (DEMO_EXIT=1 ends it)
+	$(BIN)/ralb demo $(if $(filter 1,$(DEMO_EXIT)),--exit)
+
+bench: bench-extproc ## all benchmarks
+
+bench-extproc: setup ## added latency and CPU of the processor behind Envoy against Envoy alone
+	$(BIN)/python bench/extproc.py $(BENCH_ARGS)
+
+clean: ## remove what setup and tests made
+	rm -rf $(VENV) .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench/results
+
+.PHONY: help setup generate lint format test demo bench bench-extproc clean
