@@ -166,11 +166,9 @@ class HeaderMatch(_message.Message):
         __slots__ = ()
         EXACT: _ClassVar[HeaderMatch.Type]
         PREFIX: _ClassVar[HeaderMatch.Type]
-        REGEX: _ClassVar[HeaderMatch.Type]
         PRESENT: _ClassVar[HeaderMatch.Type]
     EXACT: HeaderMatch.Type
     PREFIX: HeaderMatch.Type
-    REGEX: HeaderMatch.Type
     PRESENT: HeaderMatch.Type
     NAME_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]

@@ -1,0 +1,221 @@
+"""RoutingPolicy: which traffic, and what to do with it."""
+
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from ralb_api.objects.common import HeaderMatch, ModelName, Object, ObjectName, Spec, Word
+from ralb_api.objects.tier import ReasoningEffort
+
+Hostname = Annotated[
+    str,
+    StringConstraints(
+        min_length=1, max_length=253, to_lower=True, pattern=r"^(\*\.)?[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?$"
+    ),
+]
+PathPrefix = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^/[!-~]*$")]
+
+
+class Match(Spec):
+    """Which traffic a policy claims; every part that is set must hold."""
+
+    hostnames: tuple[Hostname, ...] = Field(
+        default=(),
+        max_length=16,
+        description="hostnames are the hosts clients call; *.example.com means any subdomain. Empty means every host.",
+    )
+    paths: tuple[PathPrefix, ...] = Field(
+        default=(),
+        max_length=16,
+        description="paths are path prefixes such as /v1/chat/completions. Empty means every path.",
+    )
+    models: tuple[ModelName, ...] = Field(
+        default=("auto",),
+        min_length=1,
+        max_length=32,
+        description="models are the model names by which clients ask to be routed. Defaults to auto.",
+    )
+    headers: tuple[HeaderMatch, ...] = Field(
+        default=(), max_length=16, description="headers are conditions on request headers; all must hold."
+    )
+
+
+class Range(Spec):
+    """Part of [0, 1]."""
+
+    min: float = Field(default=0.0, ge=0, le=1, description="min is the lower end, included. Defaults to 0.")
+    max: float = Field(
+        default=1.0, ge=0, le=1, description="max is the upper end, excluded unless it is 1. Defaults to 1."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Range":
+        if self.min >= self.max:
+            raise ValueError("min must be less than max")
+        return self
+
+
+class TokenRange(Spec):
+    """A range of token counts."""
+
+    min: int = Field(default=0, ge=0, le=100_000_000, description="min is the least number of tokens. Defaults to 0.")
+    max: int | None = Field(
+        default=None, ge=0, le=100_000_000, description="max is the greatest number of tokens. Unset means no limit."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "TokenRange":
+        if self.max is not None and self.min > self.max:
+            raise ValueError("min must not be greater than max")
+        return self
+
+
+class ToolsCondition(Spec):
+    """Whether, and which, tools a request offers."""
+
+    offered: bool = Field(
+        default=True,
+        description="offered is whether the request must offer tools (true) or must not. Defaults to true.",
+    )
+    names: tuple[Word, ...] = Field(
+        default=(), max_length=64, description="names, if set, are tools of which at least one must be offered."
+    )
+
+    @model_validator(mode="after")
+    def _sensible(self) -> "ToolsCondition":
+        if self.names and not self.offered:
+            raise ValueError("names can only be set when offered is true")
+        return self
+
+
+class When(Spec):
+    """Conditions of a rule; every one that is set must hold."""
+
+    intents: tuple[Word, ...] = Field(
+        default=(),
+        max_length=32,
+        description="intents are what the request is about, such as code, maths or chat; any of them.",
+    )
+    complexity: Range | None = Field(
+        default=None,
+        description="complexity is the range of estimated difficulty, from 0 (trivial) to 1 (frontier work).",
+    )
+    min_confidence: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="minConfidence is how sure the estimate must be, 0 to 1. Unset means any.",
+    )
+    tools: ToolsCondition | None = Field(
+        default=None, description="tools is a condition on the tools a request offers."
+    )
+    input_tokens: TokenRange | None = Field(
+        default=None, description="inputTokens is the range of estimated prompt tokens."
+    )
+    workload_classes: tuple[Word, ...] = Field(
+        default=(),
+        max_length=16,
+        description="workloadClasses are values of the x-ralb-workload-class header; any of them.",
+    )
+    labels: tuple[Word, ...] = Field(
+        default=(), max_length=32, description="labels are values of the x-ralb-intent header; any of them."
+    )
+    headers: tuple[HeaderMatch, ...] = Field(
+        default=(), max_length=16, description="headers are conditions on request headers; all must hold."
+    )
+    models: tuple[ModelName, ...] = Field(
+        default=(), max_length=32, description="models are the model names the client asked for; any of them."
+    )
+
+
+class Reject(Spec):
+    """A refusal."""
+
+    status: int = Field(
+        default=403, ge=400, le=499, description="status is the HTTP status, 400 to 499. Defaults to 403."
+    )
+    message: str = Field(
+        default="This request is not allowed by policy.",
+        min_length=1,
+        max_length=512,
+        description="message tells the client why. At most 512 characters.",
+    )
+
+
+class Use(Spec):
+    """What serves the request; exactly one."""
+
+    tier: ObjectName | None = Field(default=None, description="tier is a ModelTier in the policy's own namespace.")
+    reject: Reject | None = Field(default=None, description="reject refuses the request.")
+
+    @model_validator(mode="after")
+    def _one(self) -> "Use":
+        if (self.tier is None) == (self.reject is None):
+            raise ValueError("exactly one of tier and reject must be set")
+        return self
+
+
+class ActionOptions(Spec):
+    """How the request is served; each overrides the tier's own setting."""
+
+    output_cap: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description="outputCap is the most answer tokens a request may ask for. Unset means the tier's.",
+    )
+    reasoning_effort: ReasoningEffort | None = Field(
+        default=None,
+        description="reasoningEffort is set on chat requests that do not say themselves: None, Minimal, Low, Medium or High.",
+    )
+
+
+class Action(Spec):
+    """What to do."""
+
+    use: Use = Field(description="use says what serves the request: exactly one of tier and reject.")
+    options: ActionOptions = Field(
+        default_factory=ActionOptions, alias="with", description="with refines how it is served."
+    )
+
+
+class Rule(Action):
+    """A condition and what to do when it holds."""
+
+    name: Word = Field(description="name identifies the rule in decision records; once per policy.")
+    when: When = Field(default_factory=When, description="when must hold for the rule to be used. Empty always holds.")
+
+
+class StreamUsage(StrEnum):
+    """Whether streamed answers must report token usage."""
+
+    AS_REQUESTED = "AsRequested"
+    INJECT = "Inject"
+
+
+class RoutingPolicySpec(Spec):
+    """What the user asks for."""
+
+    match: Match = Field(default_factory=Match, description="match says which traffic the policy claims.")
+    rules: tuple[Rule, ...] = Field(
+        default=(),
+        max_length=64,
+        description="rules are tried in order; the first whose when holds is used. At most 64.",
+    )
+    default: Action = Field(description="default is what happens when no rule holds.")
+    stream_usage: StreamUsage = Field(
+        default=StreamUsage.AS_REQUESTED,
+        description="streamUsage is AsRequested, or Inject to ask servers for exact token usage at the end of every stream "
+        "(clients then see one more chunk). Without it the usage of such streams is estimated. Defaults to AsRequested.",
+    )
+
+
+class RoutingPolicy(Object):
+    """RoutingPolicy says which tier serves which requests."""
+
+    short_names: ClassVar[tuple[str, ...]] = ("rp",)
+    plural: ClassVar[str] = "routingpolicies"
+
+    kind: Literal["RoutingPolicy"] = "RoutingPolicy"
+    spec: RoutingPolicySpec = Field(description="spec is the policy as wanted: the traffic it claims and its rules.")

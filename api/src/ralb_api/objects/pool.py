@@ -1,0 +1,222 @@
+"""ModelPool: interchangeable replicas of one model."""
+
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from ralb_api.objects.common import Duration, ModelName, Object, ObjectName, Port, Spec
+
+LabelValue = Annotated[str, StringConstraints(max_length=63, pattern=r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$")]
+LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317)]
+
+
+class Engine(StrEnum):
+    """Which metrics the servers speak."""
+
+    VLLM = "vLLM"
+    SGLANG = "SGLang"
+    GENERIC = "Generic"
+
+
+class Capability(StrEnum):
+    """What a model can do that not every model can."""
+
+    CHAT = "Chat"
+    COMPLETIONS = "Completions"
+    EMBEDDINGS = "Embeddings"
+    TOOLS = "Tools"
+    VISION = "Vision"
+    AUDIO = "Audio"
+    STRUCTURED_OUTPUT = "StructuredOutput"
+    REASONING = "Reasoning"
+
+
+class Model(Spec):
+    """The model a pool serves."""
+
+    name: ModelName = Field(
+        description="name is the model's name as its servers know it (vLLM's --served-model-name). Requests sent to this "
+        "pool carry it, whatever the client called the model."
+    )
+    aliases: tuple[ModelName, ...] = Field(
+        default=(),
+        max_length=16,
+        description="aliases are further names by which clients may ask for this model. At most 16.",
+    )
+    adapters: tuple[ModelName, ...] = Field(
+        default=(),
+        max_length=64,
+        description="adapters are LoRA adapters the servers have loaded; each can be asked for as a model and is sent to "
+        "the server under its own name. At most 64.",
+    )
+    context_window: int = Field(
+        default=0,
+        ge=0,
+        le=100_000_000,
+        description="contextWindow is how many tokens prompt and answer may have together. Longer requests are not sent "
+        "here. 0, the default, means unknown: nothing is refused.",
+    )
+    capabilities: tuple[Capability, ...] = Field(
+        default=(),
+        max_length=16,
+        description="capabilities lists what the model can do: Chat, Completions, Embeddings, Tools, Vision, Audio, "
+        "StructuredOutput, Reasoning. A request that needs one that is not listed goes elsewhere. Empty, the default, "
+        "means not declared: nothing is refused.",
+    )
+
+
+class Selector(Spec):
+    """Which pods belong to the pool."""
+
+    match_labels: dict[LabelKey, LabelValue] = Field(
+        min_length=1,
+        max_length=16,
+        description="matchLabels are labels a pod must all carry. 1 to 16.",
+    )
+
+
+class PodsBackend(Spec):
+    """Pods in the pool's own namespace, balanced one by one."""
+
+    selector: Selector = Field(description="selector chooses the pods, in the pool's own namespace.")
+    port: Port = Field(default=8000, description="port is where the pods serve the model's API. Defaults to 8000.")
+    engine: Engine = Field(
+        default=Engine.VLLM,
+        description="engine says which metrics the pods publish: vLLM, SGLang, or Generic for none (placement then goes by "
+        "what the gateway itself has in flight). Defaults to vLLM.",
+    )
+    metrics_path: Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^/[!-~]*$")] = Field(
+        default="/metrics",
+        description="metricsPath is where on the same port the metrics are. Defaults to /metrics.",
+    )
+
+
+class ServiceBackend(Spec):
+    """A Service or DNS name behind which something else balances."""
+
+    host: Annotated[
+        str, StringConstraints(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9.:]*[A-Za-z0-9])?$")
+    ] = Field(
+        description="host is a DNS name or IP address, such as chat.models.svc. Its replicas are not seen one by one, so "
+        "pods are not chosen by their state; prefer pods where you can."
+    )
+    port: Port = Field(description="port is the port of the service.")
+
+
+class Backend(Spec):
+    """Where the replicas are; exactly one of pods and service."""
+
+    pods: PodsBackend | None = Field(
+        default=None, description="pods balances over pods chosen by label, by their own state. The usual choice."
+    )
+    service: ServiceBackend | None = Field(
+        default=None, description="service sends to one name that balances by itself."
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> "Backend":
+        if (self.pods is None) == (self.service is None):
+            raise ValueError("exactly one of pods and service must be set")
+        return self
+
+
+class Cost(Spec):
+    """What using the model costs, in US dollars."""
+
+    input_per_million: float = Field(
+        default=0.0,
+        ge=0,
+        le=100_000,
+        description="inputPerMillion is dollars per million prompt tokens. Defaults to 0.",
+    )
+    cached_input_per_million: float | None = Field(
+        default=None,
+        ge=0,
+        le=100_000,
+        description="cachedInputPerMillion is dollars per million prompt tokens served from the prefix cache. Defaults to "
+        "inputPerMillion.",
+    )
+    output_per_million: float = Field(
+        default=0.0,
+        ge=0,
+        le=100_000,
+        description="outputPerMillion is dollars per million answer tokens. Defaults to 0.",
+    )
+
+
+class CircuitBreaker(Spec):
+    """Limits that stop a pool from being buried."""
+
+    max_requests: int = Field(
+        default=100_000,
+        ge=1,
+        le=4_000_000,
+        description="maxRequests is how many requests one gateway may have open to the pool. Defaults to 100000.",
+    )
+    retry_budget_percent: int = Field(
+        default=50,
+        ge=0,
+        le=100,
+        description="retryBudgetPercent is the share of open requests that may be retries. Defaults to 50.",
+    )
+    min_retries: int = Field(
+        default=64,
+        ge=0,
+        le=100_000,
+        description="minRetries is how many retries may run at once however few requests are open. Defaults to 64.",
+    )
+
+
+class Balancing(Spec):
+    """How work is spread over the pool's pods."""
+
+    concurrency_per_replica: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="concurrencyPerReplica is how many requests one pod should have at once; pods at the cap are chosen only "
+        "when all are. 0, the default, means no cap.",
+    )
+    slow_start: Duration = Field(
+        default="30s",
+        description="slowStart is how long a new pod takes to get its full share, as a duration such as 30s. Defaults to "
+        "30s.",
+    )
+    circuit_breaker: CircuitBreaker = Field(
+        default_factory=CircuitBreaker,
+        description="circuitBreaker limits open requests and retries towards the pool.",
+    )
+
+
+class ModelPoolSpec(Spec):
+    """What the user asks for."""
+
+    model: Model = Field(description="model says which model the pool's replicas serve.")
+    backend: Backend = Field(description="backend says where the replicas are: exactly one of pods and service.")
+    cost: Cost = Field(
+        default_factory=Cost, description="cost is what the model costs in US dollars; it is reported, and compared."
+    )
+    balancing: Balancing = Field(
+        default_factory=Balancing, description="balancing says how work is spread over the replicas."
+    )
+    labels: dict[LabelKey, LabelValue] = Field(
+        default_factory=dict,
+        max_length=32,
+        description="labels describe the pool (region, zone, compliance) in decision records. At most 32.",
+    )
+
+
+class ModelPool(Object):
+    """ModelPool is a set of interchangeable replicas of one model."""
+
+    short_names: ClassVar[tuple[str, ...]] = ("mp",)
+    plural: ClassVar[str] = "modelpools"
+
+    kind: Literal["ModelPool"] = "ModelPool"
+    spec: ModelPoolSpec = Field(
+        description="spec is the pool as wanted: the model, where its replicas are, what it costs."
+    )
+
+
+__all__ = ["Backend", "Balancing", "ModelPool", "ModelPoolSpec", "ObjectName"]

@@ -1,0 +1,77 @@
+"""ModelTier: one level of reasoning, and the pools that provide it."""
+
+from enum import StrEnum
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from ralb_api.objects.common import Object, ObjectName, Spec
+
+
+class ReasoningEffort(StrEnum):
+    """How much a reasoning model should think; the values of OpenAI's ``reasoning_effort``, in PascalCase."""
+
+    NONE = "None"
+    MINIMAL = "Minimal"
+    LOW = "Low"
+    MEDIUM = "Medium"
+    HIGH = "High"
+
+
+class TierPool(Spec):
+    """A pool in a tier."""
+
+    name: ObjectName = Field(description="name is a ModelPool in the tier's own namespace.")
+    weight: int = Field(
+        default=1,
+        ge=0,
+        le=1_000_000,
+        description="weight is the pool's share among the pools of the same priority. 0 keeps it for failover only. "
+        "Defaults to 1.",
+    )
+    priority: int = Field(
+        default=0,
+        ge=0,
+        le=15,
+        description="priority orders the pools: 0 first; higher ones serve when the lower ones can not. Defaults to 0.",
+    )
+
+
+class ModelTierSpec(Spec):
+    """What the user asks for."""
+
+    level: int = Field(
+        ge=1,
+        le=100,
+        description="level ranks the tiers of a namespace by ability: 1 for trivial work, higher for harder.",
+    )
+    pools: tuple[TierPool, ...] = Field(
+        min_length=1, max_length=32, description="pools provide the tier. 1 to 32, each named once."
+    )
+    fallback_tier: ObjectName | None = Field(
+        default=None,
+        description="fallbackTier is the ModelTier that takes a request when no pool of this one can: none is ready, or the "
+        "request needs a longer context or an ability they lack.",
+    )
+    output_cap: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description="outputCap is the most answer tokens a request may ask for here; larger wishes are lowered to it. Unset "
+        "means no cap.",
+    )
+    reasoning_effort: ReasoningEffort | None = Field(
+        default=None,
+        description="reasoningEffort is set on chat requests that do not say themselves: None, Minimal, Low, Medium or High. "
+        "Unset leaves requests alone.",
+    )
+
+
+class ModelTier(Object):
+    """ModelTier is one level of reasoning and the pools that provide it."""
+
+    short_names: ClassVar[tuple[str, ...]] = ("mt",)
+    plural: ClassVar[str] = "modeltiers"
+
+    kind: Literal["ModelTier"] = "ModelTier"
+    spec: ModelTierSpec = Field(description="spec is the tier as wanted: its level and its pools.")
