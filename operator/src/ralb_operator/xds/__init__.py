@@ -1,0 +1,1 @@
+"""Serving config to Envoy: resources by type, the delta protocol, its gRPC server."""
