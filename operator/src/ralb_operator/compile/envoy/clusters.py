@@ -1,0 +1,286 @@
+"""Clusters: two per pool, and the processor's own.
+
+A pool's plain cluster sends what the processor wrote. Its rewriting twin shares the endpoints and puts the pool's own model
+name into the body of each attempt, so that one request can be tried on pools of different models; it is used only for
+attempts whose model differs from the first one's.
+
+Trap: an upstream ext_proc filter over ``envoy_grpc`` can crash Envoy; the twin uses ``google_grpc``. Header changes of
+an upstream filter persist into later attempts: the rewriting service removes content-length rather than setting it.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache, lru_cache
+
+from envoy_data_plane.envoy.config.cluster.v3 import (
+    CircuitBreakers,
+    CircuitBreakersThresholds,
+    CircuitBreakersThresholdsRetryBudget,
+    Cluster,
+    ClusterDiscoveryType,
+    ClusterEdsClusterConfig,
+    LoadBalancingPolicy,
+    LoadBalancingPolicyPolicy,
+    OutlierDetection,
+)
+from envoy_data_plane.envoy.config.core.v3 import (
+    Address,
+    AggregatedConfigSource,
+    ApiVersion,
+    ConfigSource,
+    GrpcService,
+    GrpcServiceGoogleGrpc,
+    HeaderValue,
+    Http1ProtocolOptions,
+    Http2ProtocolOptions,
+    HttpProtocolOptions,
+    Metadata,
+    Pipe,
+    SocketAddress,
+)
+from envoy_data_plane.envoy.config.endpoint.v3 import (
+    ClusterLoadAssignment,
+    Endpoint,
+    LbEndpoint,
+    LocalityLbEndpoints,
+)
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
+    ExternalProcessor,
+    ProcessingMode,
+    ProcessingModeBodySendMode,
+    ProcessingModeHeaderSendMode,
+)
+from envoy_data_plane.envoy.extensions.filters.http.upstream_codec.v3 import UpstreamCodec
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
+from envoy_data_plane.envoy.extensions.load_balancing_policies.common.v3 import SlowStartConfig
+from envoy_data_plane.envoy.extensions.load_balancing_policies.least_request.v3 import LeastRequest
+from envoy_data_plane.envoy.extensions.load_balancing_policies.override_host.v3 import (
+    OverrideHost,
+    OverrideHostOverrideHostSource,
+)
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
+    HttpProtocolOptions as UpstreamHttpProtocolOptions,
+)
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptionsExplicitHttpConfig
+from envoy_data_plane.envoy.type.metadata.v3 import MetadataKey, MetadataKeyPathSegment
+from envoy_data_plane.envoy.type.v3 import Percent
+from envoy_data_plane.google.protobuf import Struct, Value
+
+from ralb_api import headers
+from ralb_operator.compile.envoy.hold import hold_filter
+from ralb_operator.compile.envoy.pack import extension, typed
+from ralb_operator.view import Gateway
+
+PROCESSOR = "ralb-processor"
+NOWHERE = "ralb-nowhere"
+# Initial metadata that tells the processor which model name an attempt must carry.
+REWRITE_MODEL_METADATA = "x-ralb-rewrite-model"
+# Cluster metadata namespace read by the route's response headers.
+CLUSTER_METADATA = "ralb"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolCluster:
+    """What a pool's clusters depend on; two equal ones give the same bytes.
+
+    Attributes:
+        pool: pool id, also the EDS service name and the name under which statistics and ``x-ralb-pool`` know it.
+        model: the model's name.
+        service: (host, port) of a service-backed pool; None = endpoints by EDS.
+        slow_start_s: window in seconds.
+        max_requests, retry_budget_percent, min_retries: circuit breaker.
+    """
+
+    pool: str
+    model: str
+    service: tuple[str, int] | None
+    slow_start_s: float
+    max_requests: int
+    retry_budget_percent: int
+    min_retries: int
+
+    @property
+    def name(self) -> str:
+        """Name of the plain cluster."""
+        return f"pool/{self.pool}"
+
+    @property
+    def rewrite_name(self) -> str:
+        """Name of the rewriting twin."""
+        return f"pool/{self.pool}/rewrite"
+
+
+@lru_cache(maxsize=16_384)
+def pool_cluster(spec: PoolCluster, gateway: Gateway, *, rewrite: bool) -> bytes:
+    """One of the pool's two clusters, serialized. Cached, since building one takes about a millisecond."""
+    filters = [hold_filter(), _codec()]
+    if rewrite:
+        filters.insert(0, _rewrite_filter(gateway, spec.model))
+    cluster = Cluster(
+        name=spec.rewrite_name if rewrite else spec.name,
+        alt_stat_name=spec.pool,
+        connect_timeout=timedelta(seconds=1),
+        per_connection_buffer_limit_bytes=gateway.max_body_bytes,
+        circuit_breakers=CircuitBreakers(
+            thresholds=[
+                CircuitBreakersThresholds(
+                    max_connections=spec.max_requests,
+                    max_pending_requests=spec.max_requests,
+                    max_requests=spec.max_requests,
+                    retry_budget=CircuitBreakersThresholdsRetryBudget(
+                        budget_percent=Percent(value=float(spec.retry_budget_percent)), min_retry_concurrency=spec.min_retries
+                    ),
+                )
+            ]
+        ),
+        # Only steers the fallback: picked pods are tried whatever their state.
+        outlier_detection=OutlierDetection(
+            consecutive_5xx=5,
+            consecutive_local_origin_failure=3,
+            split_external_local_origin_errors=True,
+            interval=timedelta(seconds=2),
+            base_ejection_time=timedelta(seconds=5),
+            max_ejection_percent=50,
+        ),
+        metadata=Metadata(
+            filter_metadata={
+                CLUSTER_METADATA: Struct(
+                    fields={"model": Value(string_value=spec.model), "pool": Value(string_value=spec.pool)}
+                )
+            }
+        ),
+        typed_extension_protocol_options={
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
+                UpstreamHttpProtocolOptions(
+                    common_http_protocol_options=HttpProtocolOptions(idle_timeout=timedelta(seconds=60)),
+                    explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(http_protocol_options=Http1ProtocolOptions()),
+                    http_filters=filters,
+                )
+            )
+        },
+    )
+    least_request = _least_request(spec.slow_start_s)
+    if spec.service is None:
+        cluster.type = ClusterDiscoveryType.EDS
+        cluster.eds_cluster_config = ClusterEdsClusterConfig(eds_config=_ads(), service_name=spec.pool)
+        cluster.load_balancing_policy = _policy(
+            "envoy.load_balancing_policies.override_host",
+            OverrideHost(
+                override_host_sources=[
+                    OverrideHostOverrideHostSource(
+                        metadata=MetadataKey(
+                            key=headers.METADATA_LB, path=[MetadataKeyPathSegment(key=headers.METADATA_LB_KEY)]
+                        )
+                    )
+                ],
+                fallback_policy=least_request,
+            ),
+        )
+    else:
+        host, port = spec.service
+        cluster.type = ClusterDiscoveryType.STRICT_DNS
+        cluster.load_assignment = _assignment(cluster.name, _socket(host, port))
+        cluster.load_balancing_policy = least_request
+    return bytes(cluster)
+
+
+def processor_cluster(gateway: Gateway) -> bytes:
+    """The processor, for ext_proc and access logs."""
+    if gateway.processor.startswith("unix:"):
+        kind, address = ClusterDiscoveryType.STATIC, Address(pipe=Pipe(path=gateway.processor.removeprefix("unix:")))
+    else:
+        host, _, port = gateway.processor.rpartition(":")
+        kind, address = ClusterDiscoveryType.STRICT_DNS, _socket(host, int(port))
+    return bytes(
+        Cluster(
+            name=PROCESSOR,
+            type=kind,
+            connect_timeout=timedelta(seconds=1),
+            per_connection_buffer_limit_bytes=gateway.max_body_bytes * 2,
+            circuit_breakers=CircuitBreakers(
+                thresholds=[
+                    CircuitBreakersThresholds(
+                        max_connections=100_000, max_pending_requests=100_000, max_requests=100_000
+                    )
+                ]
+            ),
+            load_assignment=_assignment(PROCESSOR, address),
+            typed_extension_protocol_options={
+                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
+                    UpstreamHttpProtocolOptions(
+                        explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
+                            http2_protocol_options=Http2ProtocolOptions(max_concurrent_streams=100_000)
+                        )
+                    )
+                )
+            },
+        )
+    )
+
+
+@cache
+def nowhere_cluster() -> bytes:
+    """A cluster without endpoints: where a request goes that the processor gave no order. It gets 503."""
+    return bytes(
+        Cluster(
+            name=NOWHERE, type=ClusterDiscoveryType.STATIC, load_assignment=ClusterLoadAssignment(cluster_name=NOWHERE)
+        )
+    )
+
+
+def _rewrite_filter(gateway: Gateway, model: str) -> HttpFilter:
+    target = gateway.processor
+    service = GrpcService(
+        google_grpc=GrpcServiceGoogleGrpc(target_uri=target, stat_prefix="ralb_rewrite"),
+        initial_metadata=[HeaderValue(key=REWRITE_MODEL_METADATA, value=model)],
+        timeout=timedelta(0),
+    )
+    return HttpFilter(
+        name="ralb.rewrite_model",
+        typed_config=typed(
+            ExternalProcessor(
+                grpc_service=service,
+                failure_mode_allow=False,
+                message_timeout=timedelta(seconds=gateway.processor_timeout_s),
+                processing_mode=ProcessingMode(
+                    request_header_mode=ProcessingModeHeaderSendMode.SEND,
+                    request_body_mode=ProcessingModeBodySendMode.BUFFERED,
+                    response_header_mode=ProcessingModeHeaderSendMode.SKIP,
+                    response_body_mode=ProcessingModeBodySendMode.NONE,
+                ),
+            )
+        ),
+    )
+
+
+@cache
+def _codec() -> HttpFilter:
+    return HttpFilter(name="envoy.filters.http.upstream_codec", typed_config=typed(UpstreamCodec()))
+
+
+def _ads() -> ConfigSource:
+    return ConfigSource(ads=AggregatedConfigSource(), resource_api_version=ApiVersion.V3)
+
+
+def _policy(name: str, config: LeastRequest | OverrideHost) -> LoadBalancingPolicy:
+    return LoadBalancingPolicy(
+        policies=[LoadBalancingPolicyPolicy(typed_extension_config=extension(name, typed(config)))]
+    )
+
+
+def _least_request(slow_start_s: float) -> LoadBalancingPolicy:
+    config = LeastRequest()
+    if slow_start_s > 0:
+        config.slow_start_config = SlowStartConfig(slow_start_window=timedelta(seconds=slow_start_s))
+    return _policy("envoy.load_balancing_policies.least_request", config)
+
+
+def _socket(host: str, port: int) -> Address:
+    return Address(socket_address=SocketAddress(address=host, port_value=port))
+
+
+def _assignment(cluster: str, address: Address) -> ClusterLoadAssignment:
+    return ClusterLoadAssignment(
+        cluster_name=cluster,
+        endpoints=[LocalityLbEndpoints(lb_endpoints=[LbEndpoint(endpoint=Endpoint(address=address))])],
+    )
