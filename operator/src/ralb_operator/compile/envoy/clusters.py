@@ -65,8 +65,8 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOpti
 from envoy_data_plane.envoy.type.metadata.v3 import MetadataKey, MetadataKeyPathSegment
 from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Struct, Value
-
 from ralb_api import headers
+
 from ralb_operator.compile.envoy.hold import hold_filter
 from ralb_operator.compile.envoy.pack import extension, typed
 from ralb_operator.view import Gateway
@@ -128,7 +128,8 @@ def pool_cluster(spec: PoolCluster, gateway: Gateway, *, rewrite: bool) -> bytes
                     max_pending_requests=spec.max_requests,
                     max_requests=spec.max_requests,
                     retry_budget=CircuitBreakersThresholdsRetryBudget(
-                        budget_percent=Percent(value=float(spec.retry_budget_percent)), min_retry_concurrency=spec.min_retries
+                        budget_percent=Percent(value=float(spec.retry_budget_percent)),
+                        min_retry_concurrency=spec.min_retries,
                     ),
                 )
             ]
@@ -153,7 +154,9 @@ def pool_cluster(spec: PoolCluster, gateway: Gateway, *, rewrite: bool) -> bytes
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
                 UpstreamHttpProtocolOptions(
                     common_http_protocol_options=HttpProtocolOptions(idle_timeout=timedelta(seconds=60)),
-                    explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(http_protocol_options=Http1ProtocolOptions()),
+                    explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
+                        http_protocol_options=Http1ProtocolOptions()
+                    ),
                     http_filters=filters,
                 )
             )

@@ -15,10 +15,13 @@ from envoy_data_plane.envoy.config.accesslog.v3 import (
 from envoy_data_plane.envoy.config.core.v3 import DataSource, RuntimeUInt32, SubstitutionFormatString
 from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
 from envoy_data_plane.envoy.extensions.access_loggers.filters.cel.v3 import ExpressionFilter
-from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import LocalReplyConfig, ResponseMapper
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    LocalReplyConfig,
+    ResponseMapper,
+)
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
-
 from ralb_api.errors import ClientError, Code
+
 from ralb_operator.compile.envoy.pack import typed
 
 DETAILS_PREFIX = "ralb_"
@@ -36,29 +39,35 @@ _REPLIES: tuple[tuple[int, Code, str], ...] = (
 
 
 def local_replies() -> LocalReplyConfig:
-    """A mapper per status and API family; anything unmapped keeps Envoy's own text."""
+    """A mapper per status and API family, the first that fits counts; anything unmapped keeps Envoy's own text."""
     mappers = []
     for anthropic in (True, False):
+        lost = ClientError(
+            503, Code.PROCESSOR_UNAVAILABLE, "The gateway could not decide where to send this request; try again."
+        )
+        mappers.append(_mapper(lost, _when(503, anthropic=anthropic, details="ext_proc"), anthropic=anthropic))
         for status, code, message in _REPLIES:
-            body = ClientError(status, code, message).body(anthropic=anthropic)
-            mappers.append(
-                ResponseMapper(
-                    filter=_when(status, anthropic=anthropic),
-                    body=DataSource(inline_bytes=body),
-                    body_format_override=SubstitutionFormatString(
-                        text_format_source=DataSource(inline_string="%LOCAL_REPLY_BODY%"),
-                        content_type="application/json",
-                    ),
-                )
-            )
+            error = ClientError(status, code, message)
+            mappers.append(_mapper(error, _when(status, anthropic=anthropic), anthropic=anthropic))
     return LocalReplyConfig(mappers=mappers)
 
 
-def _when(status: int, *, anthropic: bool) -> AccessLogFilter:
-    not_ours = AccessLogFilter(
+def _mapper(error: ClientError, when: AccessLogFilter, *, anthropic: bool) -> ResponseMapper:
+    return ResponseMapper(
+        filter=when,
+        body=DataSource(inline_bytes=error.body(anthropic=anthropic)),
+        body_format_override=SubstitutionFormatString(
+            text_format_source=DataSource(inline_string="%LOCAL_REPLY_BODY%"), content_type="application/json"
+        ),
+    )
+
+
+def _when(status: int, *, anthropic: bool, details: str = "") -> AccessLogFilter:
+    starts = f'response.code_details.startsWith("{details or DETAILS_PREFIX}")'
+    cause = AccessLogFilter(
         extension_filter=ExtensionFilter(
             name="envoy.access_loggers.extension_filters.cel",
-            typed_config=typed(ExpressionFilter(expression=f'!response.code_details.startsWith("{DETAILS_PREFIX}")')),
+            typed_config=typed(ExpressionFilter(expression=starts if details else f"!{starts}")),
         )
     )
     same_status = AccessLogFilter(
@@ -69,7 +78,7 @@ def _when(status: int, *, anthropic: bool) -> AccessLogFilter:
             )
         )
     )
-    filters = [same_status, not_ours]
+    filters = [same_status, cause]
     if anthropic:
         path = HeaderMatcher(name=":path", string_match=StringMatcher(prefix="/v1/messages"))
         filters.insert(0, AccessLogFilter(header_filter=HeaderFilter(header=path)))

@@ -23,9 +23,9 @@ from envoy_data_plane.envoy.config.route.v3 import (
     VirtualHost,
 )
 from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
-
 from ralb.v1.envoy_overlay_pb2 import ClusterWeight, PriorityGroup, PriorityGroupClusterSpecifier
 from ralb_api import headers
+
 from ralb_operator.compile.envoy.clusters import CLUSTER_METADATA, NOWHERE
 from ralb_operator.compile.envoy.pack import extension, overlay, typed
 from ralb_operator.view import Gateway
@@ -42,7 +42,9 @@ def routes(gateway: Gateway) -> bytes:
         timeout=timedelta(0),
         idle_timeout=timedelta(seconds=gateway.idle_timeout_s),
         inline_cluster_specifier_plugin=ClusterSpecifierPlugin(
-            extension=extension("envoy.router.cluster_specifier_plugin.priority_group", overlay(_SPECIFIER, _specifier()))
+            extension=extension(
+                "envoy.router.cluster_specifier_plugin.priority_group", overlay(_SPECIFIER, _specifier())
+            )
         ),
         retry_policy=RetryPolicy(
             retry_on=_RETRY_ON,
@@ -88,9 +90,7 @@ def routes(gateway: Gateway) -> bytes:
 def _specifier() -> PriorityGroupClusterSpecifier:
     nowhere = PriorityGroup(name=NOWHERE, clusters=[ClusterWeight(cluster_name=NOWHERE)])
     nowhere.clusters[0].weight.value = 1
-    return PriorityGroupClusterSpecifier(
-        priority_groups=[nowhere], override_metadata_namespace=headers.METADATA_ORDER
-    )
+    return PriorityGroupClusterSpecifier(priority_groups=[nowhere], override_metadata_namespace=headers.METADATA_ORDER)
 
 
 def _answer(name: str, value: str) -> HeaderValueOption:

@@ -1,0 +1,142 @@
+"""The resolved view as the processor's snapshot."""
+
+import xxhash
+from ralb.v1 import snapshot_pb2 as pb
+from ralb_api.objects import Action, Engine, HeaderMatch, HeaderMatchType, ModelPool, RoutingPolicy, StreamUsage, When
+from ralb_api.problems import ObjectKey
+
+from ralb_operator.compile.envoy.clusters import PoolCluster
+from ralb_operator.compile.pools import PoolEndpoints
+from ralb_operator.compile.resolve import Resolved
+
+_ENGINES = {
+    Engine.VLLM: pb.Engine.ENGINE_VLLM,
+    Engine.SGLANG: pb.Engine.ENGINE_SGLANG,
+    Engine.GENERIC: pb.Engine.ENGINE_GENERIC,
+}
+_HEADER_TYPES = {
+    HeaderMatchType.EXACT: pb.HeaderMatch.EXACT,
+    HeaderMatchType.PREFIX: pb.HeaderMatch.PREFIX,
+    HeaderMatchType.PRESENT: pb.HeaderMatch.PRESENT,
+}
+
+
+def snapshot(
+    resolved: Resolved, endpoints: dict[ObjectKey, PoolEndpoints], clusters: dict[ObjectKey, PoolCluster]
+) -> pb.Snapshot:
+    """The snapshot under its content hash."""
+    message = pb.Snapshot(
+        pools=[_pool(key, pool, endpoints.get(key), clusters[key]) for key, pool in resolved.pools.items()],
+        tiers=[_tier(resolved, key) for key in resolved.tiers],
+        policies=[_policy(key, policy) for key, policy in resolved.policies],
+    )
+    message.version = xxhash.xxh3_128_hexdigest(message.SerializeToString(deterministic=True))
+    return message
+
+
+def _pool(key: ObjectKey, pool: ModelPool, endpoints: PoolEndpoints | None, cluster: PoolCluster) -> pb.Pool:
+    spec = pool.spec
+    cached = spec.cost.cached_input_per_million
+    message = pb.Pool(
+        id=key.id,
+        cluster=cluster.name,
+        rewrite_cluster=cluster.rewrite_name,
+        model=pb.Model(
+            name=spec.model.name,
+            aliases=spec.model.aliases,
+            adapters=spec.model.adapters,
+            context_window=spec.model.context_window,
+            capabilities=sorted(spec.model.capabilities),
+        ),
+        cost=pb.Cost(
+            input_per_million=spec.cost.input_per_million,
+            cached_input_per_million=spec.cost.input_per_million if cached is None else cached,
+            output_per_million=spec.cost.output_per_million,
+        ),
+        concurrency_per_replica=spec.balancing.concurrency_per_replica,
+        labels=spec.labels,
+    )
+    if spec.backend.pods is not None:
+        message.engine = _ENGINES[spec.backend.pods.engine]
+        message.metrics_path = spec.backend.pods.metrics_path
+    else:
+        message.engine = pb.Engine.ENGINE_GENERIC
+    if endpoints is not None:
+        for address, name in endpoints.ready:
+            message.endpoints.add(address=address, name=name)
+    return message
+
+
+def _tier(resolved: Resolved, key: ObjectKey) -> pb.Tier:
+    spec = resolved.tiers[key].spec
+    pools = [spec.pools[index] for index in resolved.tier_pools[key]]
+    return pb.Tier(
+        id=key.id,
+        name=key.name,
+        level=spec.level,
+        pools=[
+            pb.TierPool(pool=f"{key.namespace}/{pool.name}", weight=pool.weight, priority=pool.priority)
+            for pool in sorted(pools, key=lambda pool: (pool.priority, pool.name))
+        ],
+        output_cap=spec.output_cap or 0,
+        reasoning_effort=spec.reasoning_effort.lower() if spec.reasoning_effort else "",
+        fallback_tiers=[tier.id for tier in resolved.fallbacks[key]],
+    )
+
+
+def _policy(key: ObjectKey, policy: RoutingPolicy) -> pb.Policy:
+    spec = policy.spec
+    inject = spec.stream_usage is StreamUsage.INJECT
+    return pb.Policy(
+        id=key.id,
+        name=key.name,
+        hostnames=sorted(spec.match.hostnames),
+        paths=sorted(spec.match.paths),
+        models=sorted(spec.match.models),
+        headers=_headers(spec.match.headers),
+        rules=[
+            pb.Rule(name=rule.name, when=_when(rule.when), action=_action(key.namespace, rule)) for rule in spec.rules
+        ],
+        default_action=_action(key.namespace, spec.default),
+        stream_usage=pb.StreamUsage.STREAM_USAGE_INJECT if inject else pb.StreamUsage.STREAM_USAGE_AS_REQUESTED,
+    )
+
+
+def _action(namespace: str, action: Action) -> pb.Action:
+    options = action.options
+    message = pb.Action(
+        output_cap=options.output_cap or 0,
+        reasoning_effort=options.reasoning_effort.lower() if options.reasoning_effort else "",
+    )
+    if action.use.tier is not None:
+        message.tier = f"{namespace}/{action.use.tier}"
+    elif action.use.reject is not None:
+        reject = action.use.reject
+        message.reject.CopyFrom(pb.Reject(status=reject.status, code="rejected_by_policy", message=reject.message))
+    return message
+
+
+def _when(when: When) -> pb.When:
+    message = pb.When(
+        intents=when.intents,
+        workload_classes=when.workload_classes,
+        labels=when.labels,
+        headers=_headers(when.headers),
+        models=when.models,
+    )
+    if when.complexity is not None:
+        message.complexity_min, message.complexity_max = when.complexity.min, when.complexity.max
+    if when.min_confidence is not None:
+        message.confidence_min = when.min_confidence
+    if when.tools is not None:
+        message.tools = when.tools.offered
+        message.tool_names.extend(when.tools.names)
+    if when.input_tokens is not None:
+        message.input_tokens_min = when.input_tokens.min
+        if when.input_tokens.max is not None:
+            message.input_tokens_max = when.input_tokens.max
+    return message
+
+
+def _headers(matches: tuple[HeaderMatch, ...]) -> list[pb.HeaderMatch]:
+    return [pb.HeaderMatch(name=match.name, type=_HEADER_TYPES[match.type], value=match.value) for match in matches]

@@ -1,0 +1,58 @@
+"""What each object's author is told: conditions from what was found."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+from ralb_api.objects.common import Object
+from ralb_api.problems import ObjectKey, Problem, Severity
+
+from ralb_operator.compile.pools import PoolEndpoints
+from ralb_operator.compile.resolve import Resolved
+from ralb_operator.compile.result import Condition, ConditionType, Reason, Status
+from ralb_operator.view import View
+
+_REFERENCE = {Reason.REF_NOT_FOUND, Reason.REF_NOT_ACCEPTED, Reason.CYCLE}
+
+
+def statuses(view: View, resolved: Resolved, endpoints: Mapping[ObjectKey, PoolEndpoints]) -> dict[ObjectKey, Status]:
+    """A status for every valid object of the view and for every object that has a problem."""
+    found: dict[ObjectKey, list[Problem]] = defaultdict(list)
+    for problem in (*view.problems, *resolved.problems):
+        if problem.object is not None and problem.severity is Severity.ERROR:
+            found[problem.object].append(problem)
+    objects: dict[ObjectKey, Object] = {**view.pools, **view.tiers, **view.policies}
+    return {
+        key: _status(key, objects.get(key), found.get(key, []), endpoints.get(key))
+        for key in sorted({*objects, *found})
+    }
+
+
+def _status(key: ObjectKey, obj: Object | None, problems: list[Problem], endpoints: PoolEndpoints | None) -> Status:
+    own = [problem for problem in problems if problem.reason not in _REFERENCE]
+    references = [problem for problem in problems if problem.reason in _REFERENCE]
+    conditions = [_condition(ConditionType.ACCEPTED, Reason.ACCEPTED, "The object is valid.", own)]
+    if obj is not None:
+        conditions.append(
+            _condition(ConditionType.RESOLVED_REFS, Reason.RESOLVED_REFS, "All references resolve.", references)
+        )
+    counts = None
+    if key.kind == "ModelPool" and obj is not None:
+        if endpoints is None:
+            ready, message = True, "Balanced behind its service."
+        else:
+            counts = (len(endpoints.ready), endpoints.total)
+            ready, message = bool(endpoints.ready), f"{counts[0]} of {counts[1]} pods are ready."
+            if not endpoints.total:
+                message = "No pod carries the labels of spec.backend.pods.selector."
+        conditions.append(
+            Condition(ConditionType.READY, ready, Reason.READY if ready else Reason.NO_ENDPOINTS, message)
+        )
+    return Status(tuple(conditions), obj.metadata.generation if obj is not None else 0, counts)
+
+
+def _condition(type_: ConditionType, good: Reason, message: str, problems: list[Problem]) -> Condition:
+    if not problems:
+        return Condition(type_, True, good, message)
+    reason = Reason(problems[0].reason) if problems[0].reason in set(Reason) else Reason.INVALID
+    texts = [": ".join(part for part in (problem.field, problem.message) if part) for problem in problems]
+    return Condition(type_, False, reason, "; ".join(texts)[:32_768])
