@@ -1,11 +1,29 @@
-"""Pieces every kind shares: the base model, metadata, names, durations, header matches."""
+"""Pieces every kind shares: the base model, constraints, metadata, names, durations, header matches.
+
+A rule across fields is a ``Constraint``: written once, it is checked by the model, put into the CRD as CEL, and explained
+to the user. A pattern is written once too, with its meaning in words in ``FORMS``.
+"""
 
 import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from ralb_api.problems import ObjectKey
 
@@ -15,15 +33,42 @@ _DURATION = r"^([0-9]{1,8}(ms|s|m|h)){1,4}$"
 _DURATION_PART = re.compile(r"([0-9]+)(ms|s|m|h)")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
+_MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$"
+_HEADER_NAME = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
+_WORD = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+_PATH = r"^/[!-~]*$"
+_HOSTNAME = r"^(\*\.)?[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?$"
+_HOST = r"^[A-Za-z0-9]([-A-Za-z0-9.:]*[A-Za-z0-9])?$"
+_LABEL_VALUE = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
+_LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+
+# What a value must look like, in words, by the pattern that says so to machines.
+FORMS: dict[str, str] = {
+    _DNS_LABEL: "lower-case letters, digits and -, starting and ending with a letter or digit",
+    _DNS_SUBDOMAIN: "lower-case letters, digits, - and ., starting and ending with a letter or digit, such as chat-small",
+    _DURATION: "whole numbers with units ms, s, m or h, such as 250ms, 30s or 1m30s",
+    _MODEL_NAME: "letters, digits and . _ : / @ + -, starting with a letter or digit, such as meta-llama/Llama-3.1-8B",
+    _HEADER_NAME: "an HTTP header name without colon or spaces, such as x-team",
+    _WORD: "one word of letters, digits and . _ -, starting with a letter or digit",
+    _PATH: "a path that starts with / and has no spaces, such as /v1/chat/completions",
+    _HOSTNAME: "a host name without scheme and port, such as llm.example.com or *.example.com",
+    _HOST: "a DNS name or an IP address without scheme and port, such as chat.models.svc",
+    _LABEL_VALUE: "letters, digits and - _ ., starting and ending with a letter or digit",
+    _LABEL_KEY: "a label key such as app or app.kubernetes.io/name",
+}
+
 DNSLabel = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=_DNS_LABEL)]
 ObjectName = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=_DNS_SUBDOMAIN)]
-ModelName = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$")]
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=_MODEL_NAME)]
 HeaderName = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"),
-    AfterValidator(str.lower),
+    str, StringConstraints(min_length=1, max_length=128, pattern=_HEADER_NAME), AfterValidator(str.lower)
 ]
-Word = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Word = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_WORD)]
+Path = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=_PATH)]
+Hostname = Annotated[str, StringConstraints(min_length=1, max_length=253, to_lower=True, pattern=_HOSTNAME)]
+Host = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=_HOST)]
+LabelValue = Annotated[str, StringConstraints(max_length=63, pattern=_LABEL_VALUE)]
+LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317, pattern=_LABEL_KEY)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Duration = Annotated[
     str,
@@ -36,12 +81,86 @@ def seconds(duration: str) -> float:
     return sum(int(number) * _UNIT_SECONDS[unit] for number, unit in _DURATION_PART.findall(duration))
 
 
+def duplicates(values: Iterable[str]) -> list[str]:
+    """The values that occur more than once, in order of first occurrence."""
+    return [value for value, count in Counter(values).items() if count > 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A rule across the fields of one model.
+
+    Attributes:
+        cel: the rule as Kubernetes checks it (``x-kubernetes-validations``); true when it holds.
+        breach: the rule as the model checks it: None when it holds, else what exactly breaks it ("" if there is no more
+            to say than ``message``).
+        message: what must hold.
+        hint: what to do.
+    """
+
+    cel: str
+    breach: Callable[[Any], str | None]
+    message: str
+    hint: str
+
+    def error(self, detail: str) -> PydanticCustomError:
+        """The validation error; its context has ``message`` and ``hint`` apart."""
+        message = f"{self.message}: {detail}" if detail else self.message
+        return PydanticCustomError("constraint", "{message}", {"message": message, "hint": self.hint})
+
+    def to_cel(self) -> dict[str, str]:
+        """The item of ``x-kubernetes-validations``."""
+        return {"rule": self.cel, "message": f"{self.message}; {self.hint}"}
+
+
+def exactly_one(first: str, second: str) -> Constraint:
+    """Of two optional fields one must be set and the other not."""
+
+    def breach(model: Any) -> str | None:
+        a, b = getattr(model, first) is not None, getattr(model, second) is not None
+        return None if a != b else "both are" if a else "neither is"
+
+    return Constraint(
+        cel=f"has(self.{first}) != has(self.{second})",
+        breach=breach,
+        message=f"exactly one of {first} and {second} must be set",
+        hint=f"set {first} or {second}, and remove the other",
+    )
+
+
 class Spec(BaseModel):
     """Base of every nested model: camelCase on the wire, unknown fields refused, immutable."""
 
     model_config = ConfigDict(
         alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, extra="forbid", frozen=True
     )
+
+    constraints: ClassVar[tuple[Constraint, ...]] = ()
+
+    @field_validator("*")
+    @classmethod
+    def _listed_once(cls, value: Any) -> Any:
+        # Lists of scalars are sets to Kubernetes (x-kubernetes-list-type: set).
+        if isinstance(value, tuple) and (again := duplicates(item for item in value if isinstance(item, str))):
+            message = f"{', '.join(again[:3])} listed more than once"
+            raise PydanticCustomError("constraint", "{message}", {"message": message, "hint": "list each value once"})
+        return value
+
+    @model_validator(mode="after")
+    def _constraints_hold(self) -> Self:
+        for constraint in self.constraints:
+            if (detail := constraint.breach(self)) is not None:
+                raise constraint.error(detail)
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Adds the constraints to the schema."""
+        schema = handler(core)
+        if cls.constraints:
+            target = handler.resolve_ref_schema(schema)
+            target["x-kubernetes-validations"] = [constraint.to_cel() for constraint in cls.constraints]
+        return schema
 
 
 class Metadata(BaseModel):
@@ -86,6 +205,15 @@ class HeaderMatchType(StrEnum):
 class HeaderMatch(Spec):
     """A condition on one request header."""
 
+    constraints: ClassVar = (
+        Constraint(
+            cel="(self.type == 'Present') != (has(self.value) && self.value != '')",
+            breach=lambda match: "" if (match.type is HeaderMatchType.PRESENT) == bool(match.value) else None,
+            message="value must be set for Exact and Prefix, and left out for Present",
+            hint="add value, or set type: Present to accept any value",
+        ),
+    )
+
     name: HeaderName = Field(description="name is the header's name; upper and lower case are the same.")
     type: HeaderMatchType = Field(
         default=HeaderMatchType.EXACT,
@@ -96,9 +224,3 @@ class HeaderMatch(Spec):
         max_length=512,
         description="value is what the header is compared with. At most 512 characters; leave it out for Present.",
     )
-
-    @model_validator(mode="after")
-    def _value_fits_type(self) -> "HeaderMatch":
-        if (self.type is HeaderMatchType.PRESENT) == bool(self.value):
-            raise ValueError("value must be set for Exact and Prefix, and left out for Present")
-        return self

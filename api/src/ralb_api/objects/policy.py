@@ -1,20 +1,24 @@
 """RoutingPolicy: which traffic, and what to do with it."""
 
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field
 
-from ralb_api.objects.common import HeaderMatch, ModelName, Object, ObjectName, Spec, Word
+from ralb_api.objects.common import (
+    Constraint,
+    HeaderMatch,
+    Hostname,
+    ModelName,
+    Object,
+    ObjectName,
+    Path,
+    Spec,
+    Word,
+    duplicates,
+    exactly_one,
+)
 from ralb_api.objects.tier import ReasoningEffort
-
-Hostname = Annotated[
-    str,
-    StringConstraints(
-        min_length=1, max_length=253, to_lower=True, pattern=r"^(\*\.)?[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?$"
-    ),
-]
-PathPrefix = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^/[!-~]*$")]
 
 
 class Match(Spec):
@@ -25,7 +29,7 @@ class Match(Spec):
         max_length=16,
         description="hostnames are the hosts clients call; *.example.com means any subdomain. Empty means every host.",
     )
-    paths: tuple[PathPrefix, ...] = Field(
+    paths: tuple[Path, ...] = Field(
         default=(),
         max_length=16,
         description="paths are path prefixes such as /v1/chat/completions. Empty means every path.",
@@ -44,35 +48,50 @@ class Match(Spec):
 class Range(Spec):
     """Part of [0, 1]."""
 
+    constraints: ClassVar = (
+        Constraint(
+            cel="self.min < self.max",
+            breach=lambda r: f"{r.min:g} is not less than {r.max:g}" if r.min >= r.max else None,
+            message="min must be less than max",
+            hint="both ends are between 0 and 1; leave min or max out for an open end",
+        ),
+    )
+
     min: float = Field(default=0.0, ge=0, le=1, description="min is the lower end, included. Defaults to 0.")
     max: float = Field(
         default=1.0, ge=0, le=1, description="max is the upper end, excluded unless it is 1. Defaults to 1."
     )
 
-    @model_validator(mode="after")
-    def _ordered(self) -> "Range":
-        if self.min >= self.max:
-            raise ValueError("min must be less than max")
-        return self
-
 
 class TokenRange(Spec):
     """A range of token counts."""
+
+    constraints: ClassVar = (
+        Constraint(
+            cel="!has(self.max) || self.min <= self.max",
+            breach=lambda r: f"{r.min} is greater than {r.max}" if r.max is not None and r.min > r.max else None,
+            message="min must not be greater than max",
+            hint="leave max out for an open end",
+        ),
+    )
 
     min: int = Field(default=0, ge=0, le=100_000_000, description="min is the least number of tokens. Defaults to 0.")
     max: int | None = Field(
         default=None, ge=0, le=100_000_000, description="max is the greatest number of tokens. Unset means no limit."
     )
 
-    @model_validator(mode="after")
-    def _ordered(self) -> "TokenRange":
-        if self.max is not None and self.min > self.max:
-            raise ValueError("min must not be greater than max")
-        return self
-
 
 class ToolsCondition(Spec):
     """Whether, and which, tools a request offers."""
+
+    constraints: ClassVar = (
+        Constraint(
+            cel="self.offered || !has(self.names) || size(self.names) == 0",
+            breach=lambda tools: "" if tools.names and not tools.offered else None,
+            message="names can only be set when offered is true",
+            hint="remove names, or set offered: true",
+        ),
+    )
 
     offered: bool = Field(
         default=True,
@@ -81,12 +100,6 @@ class ToolsCondition(Spec):
     names: tuple[Word, ...] = Field(
         default=(), max_length=64, description="names, if set, are tools of which at least one must be offered."
     )
-
-    @model_validator(mode="after")
-    def _sensible(self) -> "ToolsCondition":
-        if self.names and not self.offered:
-            raise ValueError("names can only be set when offered is true")
-        return self
 
 
 class When(Spec):
@@ -146,14 +159,10 @@ class Reject(Spec):
 class Use(Spec):
     """What serves the request; exactly one."""
 
+    constraints: ClassVar = (exactly_one("tier", "reject"),)
+
     tier: ObjectName | None = Field(default=None, description="tier is a ModelTier in the policy's own namespace.")
     reject: Reject | None = Field(default=None, description="reject refuses the request.")
-
-    @model_validator(mode="after")
-    def _one(self) -> "Use":
-        if (self.tier is None) == (self.reject is None):
-            raise ValueError("exactly one of tier and reject must be set")
-        return self
 
 
 class ActionOptions(Spec):
@@ -194,8 +203,25 @@ class StreamUsage(StrEnum):
     INJECT = "Inject"
 
 
+def _rule_names_breach(spec: "RoutingPolicySpec") -> str | None:
+    again = duplicates(rule.name for rule in spec.rules)
+    if not again:
+        return None
+    indexes = [f"rules[{i}]" for i, rule in enumerate(spec.rules) if rule.name == again[0]]
+    return f"{again[0]} is the name of {' and '.join(indexes[:3])}"
+
+
 class RoutingPolicySpec(Spec):
     """What the user asks for."""
+
+    constraints: ClassVar = (
+        Constraint(
+            cel="!has(self.rules) || self.rules.all(a, self.rules.exists_one(b, a.name == b.name))",
+            breach=_rule_names_breach,
+            message="rule names must be unique",
+            hint="rename all but one; decision records name the rule that was used",
+        ),
+    )
 
     match: Match = Field(default_factory=Match, description="match says which traffic the policy claims.")
     rules: tuple[Rule, ...] = Field(

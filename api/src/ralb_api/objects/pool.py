@@ -1,14 +1,24 @@
 """ModelPool: interchangeable replicas of one model."""
 
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field
 
-from ralb_api.objects.common import Duration, ModelName, Object, ObjectName, Port, Spec
-
-LabelValue = Annotated[str, StringConstraints(max_length=63, pattern=r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$")]
-LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317)]
+from ralb_api.objects.common import (
+    Constraint,
+    Duration,
+    Host,
+    LabelKey,
+    LabelValue,
+    ModelName,
+    Object,
+    Path,
+    Port,
+    Spec,
+    duplicates,
+    exactly_one,
+)
 
 
 class Engine(StrEnum):
@@ -32,8 +42,23 @@ class Capability(StrEnum):
     REASONING = "Reasoning"
 
 
+def _model_names_breach(model: "Model") -> str | None:
+    again = duplicates((model.name, *model.aliases, *model.adapters))
+    return f"{again[0]} is used twice" if again else None
+
+
 class Model(Spec):
     """The model a pool serves."""
+
+    constraints: ClassVar = (
+        Constraint(
+            cel="!(has(self.aliases) && self.name in self.aliases) && !(has(self.adapters) && self.name in self.adapters)"
+            " && !(has(self.aliases) && has(self.adapters) && self.aliases.exists(a, a in self.adapters))",
+            breach=_model_names_breach,
+            message="name, aliases and adapters must all differ",
+            hint="keep each name in one place only",
+        ),
+    )
 
     name: ModelName = Field(
         description="name is the model's name as its servers know it (vLLM's --served-model-name). Requests sent to this "
@@ -86,7 +111,7 @@ class PodsBackend(Spec):
         description="engine says which metrics the pods publish: vLLM, SGLang, or Generic for none (placement then goes by "
         "what the gateway itself has in flight). Defaults to vLLM.",
     )
-    metrics_path: Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^/[!-~]*$")] = Field(
+    metrics_path: Path = Field(
         default="/metrics",
         description="metricsPath is where on the same port the metrics are. Defaults to /metrics.",
     )
@@ -95,9 +120,7 @@ class PodsBackend(Spec):
 class ServiceBackend(Spec):
     """A Service or DNS name behind which something else balances."""
 
-    host: Annotated[
-        str, StringConstraints(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9.:]*[A-Za-z0-9])?$")
-    ] = Field(
+    host: Host = Field(
         description="host is a DNS name or IP address, such as chat.models.svc. Its replicas are not seen one by one, so "
         "pods are not chosen by their state; prefer pods where you can."
     )
@@ -107,18 +130,14 @@ class ServiceBackend(Spec):
 class Backend(Spec):
     """Where the replicas are; exactly one of pods and service."""
 
+    constraints: ClassVar = (exactly_one("pods", "service"),)
+
     pods: PodsBackend | None = Field(
         default=None, description="pods balances over pods chosen by label, by their own state. The usual choice."
     )
     service: ServiceBackend | None = Field(
         default=None, description="service sends to one name that balances by itself."
     )
-
-    @model_validator(mode="after")
-    def _one(self) -> "Backend":
-        if (self.pods is None) == (self.service is None):
-            raise ValueError("exactly one of pods and service must be set")
-        return self
 
 
 class Cost(Spec):
@@ -217,6 +236,3 @@ class ModelPool(Object):
     spec: ModelPoolSpec = Field(
         description="spec is the pool as wanted: the model, where its replicas are, what it costs."
     )
-
-
-__all__ = ["Backend", "Balancing", "ModelPool", "ModelPoolSpec", "ObjectName"]

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ralb_api.objects.common import Object, ObjectName, Spec
+from ralb_api.objects.common import Constraint, Object, ObjectName, Spec, duplicates
 
 
 class ReasoningEffort(StrEnum):
@@ -37,8 +37,22 @@ class TierPool(Spec):
     )
 
 
+def _pool_names_breach(spec: "ModelTierSpec") -> str | None:
+    again = duplicates(pool.name for pool in spec.pools)
+    return f"{again[0]} is there more than once" if again else None
+
+
 class ModelTierSpec(Spec):
     """What the user asks for."""
+
+    constraints: ClassVar = (
+        Constraint(
+            cel="self.pools.all(a, self.pools.exists_one(b, a.name == b.name))",
+            breach=_pool_names_breach,
+            message="each pool may be in a tier once",
+            hint="keep one entry per pool and set its weight and priority there",
+        ),
+    )
 
     level: int = Field(
         ge=1,
@@ -46,7 +60,10 @@ class ModelTierSpec(Spec):
         description="level ranks the tiers of a namespace by ability: 1 for trivial work, higher for harder.",
     )
     pools: tuple[TierPool, ...] = Field(
-        min_length=1, max_length=32, description="pools provide the tier. 1 to 32, each named once."
+        min_length=1,
+        max_length=32,
+        description="pools provide the tier. 1 to 32, each named once.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
     fallback_tier: ObjectName | None = Field(
         default=None,
