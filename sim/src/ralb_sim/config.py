@@ -1,0 +1,64 @@
+"""What a simulated server is told at its start; plain data, validated once."""
+
+from dataclasses import dataclass
+
+from ralb_sim.engine import EngineConfig
+from ralb_sim.profiles import Profile
+
+MIN_TIME_SCALE = 1e-4
+MAX_TIME_SCALE = 1e3
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """One simulated pod.
+
+    Attributes:
+        names: Served model names; the first is the one metrics carry, the others are aliases.
+        profile: Step-time constants and defaults.
+        engine: Engine limits.
+        max_model_len: Context window in tokens.
+        time_scale: Real seconds per simulated second; 0.1 runs ten times faster.
+        reasoning_share: Share of an answer that is reasoning, 0..0.95; 0 means the model does not reason.
+        output_median: Median natural answer length in tokens.
+        output_sigma: Spread of the log-normal answer length; 0 gives every answer the median length.
+        tool_call_probability: Share of requests with tools and `tool_choice: auto` that are answered with a tool call.
+        max_queued: Requests held at most before new ones get 503.
+        embedding_size: Dimensions of embeddings.
+        seed: Seed of everything random (faults, tool calls).
+    """
+
+    names: tuple[str, ...]
+    profile: Profile
+    engine: EngineConfig
+    max_model_len: int
+    time_scale: float = 1.0
+    reasoning_share: float = 0.0
+    output_median: int = 180
+    output_sigma: float = 0.7
+    tool_call_probability: float = 0.0
+    max_queued: int = 10_000
+    embedding_size: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.names or not all(self.names):
+            raise ValueError("a server needs at least one non-empty model name")
+        _within("time_scale", self.time_scale, MIN_TIME_SCALE, MAX_TIME_SCALE)
+        _within("reasoning_share", self.reasoning_share, 0.0, 0.95)
+        _within("output_median", self.output_median, 1, 1_000_000)
+        _within("output_sigma", self.output_sigma, 0.0, 3.0)
+        _within("tool_call_probability", self.tool_call_probability, 0.0, 1.0)
+        _within("max_queued", self.max_queued, 1, 1_000_000)
+        _within("embedding_size", self.embedding_size, 1, 4096)
+        _within(
+            "max_model_len",
+            self.max_model_len,
+            16,
+            self.engine.kv_tokens // self.engine.block_size * self.engine.block_size,
+        )
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be between {low:g} and {high:g}, not {value!r}")

@@ -1,0 +1,300 @@
+"""The scheduler: vLLM V1's rules over the block pool and the step-time model.
+
+Each step, within `max_num_batched_tokens` and `max_num_seqs`: running decodes (one token each), then running partial
+prefills, then waiting requests in order of arrival; a long prompt takes what is left of the budget and goes on next step. The
+prefix cache is looked up at admission, at least one token is always computed, and blocks become shareable once computed. A
+request is admitted only when all it knows so far fits into free blocks. When a running request finds no block, the latest
+running one is pre-empted: its blocks are dropped, it goes to the head of the queue and is recomputed.
+
+Trap: `step()` applies the step at once; callers show its results only after `duration_s` has passed.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from ralb_sim.engine.kv import BlockPool
+from ralb_sim.engine.request import EngineRequest, FinishedRequest, RunningSequence, StepResult
+from ralb_sim.engine.timing import StepShape, step_seconds
+from ralb_sim.profiles import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Limits of one engine; counts.
+
+    Attributes:
+        profile: The step-time constants.
+        kv_tokens: Capacity of the KV cache in tokens, rounded down to whole blocks.
+        block_size: Tokens per block.
+        max_num_batched_tokens: Token budget of a step.
+        max_num_seqs: Sequences running at once.
+        prefix_caching: Whether blocks are shared by content.
+    """
+
+    profile: Profile
+    kv_tokens: int
+    block_size: int = 16
+    max_num_batched_tokens: int = 8192
+    max_num_seqs: int = 1024
+    prefix_caching: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("block_size", "max_num_batched_tokens", "max_num_seqs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.kv_tokens < self.block_size:
+            raise ValueError(f"kv_tokens ({self.kv_tokens}) must hold at least one block of {self.block_size}")
+
+    @classmethod
+    def of(cls, profile: Profile) -> "EngineConfig":
+        """Return the limits a profile comes with."""
+        return cls(
+            profile=profile,
+            kv_tokens=profile.kv_tokens,
+            max_num_batched_tokens=profile.max_num_batched_tokens,
+            max_num_seqs=profile.max_num_seqs,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What the engine would report at a step boundary.
+
+    Attributes:
+        running: Requests in the batch.
+        waiting: Requests queued.
+        kv_usage: Referenced share of the KV cache, 0..1.
+        preemptions: Pre-emptions since the start.
+        prefix_queries: Prompt tokens looked up in the prefix cache since the start.
+        prefix_hits: Prompt tokens found there since the start.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    kv_usage: float = 0.0
+    preemptions: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+
+
+@dataclass(slots=True)
+class _Plan:
+    """The step being put together: who computes how many tokens, in order."""
+
+    budget: int
+    chunks: dict[str, tuple[RunningSequence, int]] = field(default_factory=dict)
+    admitted: list[tuple[str, int]] = field(default_factory=list)
+    preempted: list[str] = field(default_factory=list)
+
+    def put(self, sequence: RunningSequence, tokens: int) -> None:
+        self.chunks[sequence.request.id] = (sequence, tokens)
+        self.budget -= tokens
+
+    def drop(self, request_id: str) -> None:
+        chunk = self.chunks.pop(request_id, None)
+        if chunk is not None:
+            self.budget += chunk[1]
+
+
+class Engine:
+    """One vLLM-like engine.
+
+    Args:
+        config: Its limits and step-time constants.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.pool = BlockPool(config.kv_tokens // config.block_size)
+        self._running: list[RunningSequence] = []
+        self._waiting: deque[RunningSequence] = deque()
+        self._known: dict[str, RunningSequence] = {}
+        self._preemptions = 0
+        self._prefix_queries = 0
+        self._prefix_hits = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._known)
+
+    @property
+    def running_ids(self) -> tuple[str, ...]:
+        """Ids in the batch, in order of admission."""
+        return tuple(sequence.request.id for sequence in self._running)
+
+    @property
+    def waiting_ids(self) -> tuple[str, ...]:
+        """Ids in the queue, next first."""
+        return tuple(sequence.request.id for sequence in self._waiting)
+
+    def stats(self) -> EngineStats:
+        """Return the present state as the engine would report it."""
+        return EngineStats(
+            running=len(self._running),
+            waiting=len(self._waiting),
+            kv_usage=self.pool.used / self.pool.total,
+            preemptions=self._preemptions,
+            prefix_queries=self._prefix_queries,
+            prefix_hits=self._prefix_hits,
+        )
+
+    def add(self, request: EngineRequest) -> None:
+        """Queue a request.
+
+        Raises:
+            ValueError: The id is already present, a length is out of range, or prompt and output could never fit the cache.
+        """
+        if request.id in self._known:
+            raise ValueError(f"request {request.id!r} is already in the engine")
+        if request.prompt_tokens < 1 or request.output_tokens < 0:
+            raise ValueError(
+                f"request {request.id!r}: needs at least one prompt token and no negative output, "
+                f"got {request.prompt_tokens} and {request.output_tokens}"
+            )
+        if self._blocks_for(request.prompt_tokens + request.output_tokens) > self.pool.total:
+            raise ValueError(
+                f"request {request.id!r}: {request.prompt_tokens} + {request.output_tokens} tokens exceed the KV cache of "
+                f"{self.pool.total * self.config.block_size} tokens"
+            )
+        sequence = RunningSequence(request)
+        self._known[request.id] = sequence
+        self._waiting.append(sequence)
+
+    def abort(self, request_id: str) -> bool:
+        """Remove a request and free its blocks; return whether it was there."""
+        sequence = self._known.pop(request_id, None)
+        if sequence is None:
+            return False
+        # By identity: two sequences may be equal as data.
+        if any(other is sequence for other in self._running):
+            self._running = [other for other in self._running if other is not sequence]
+        else:
+            self._waiting = deque(other for other in self._waiting if other is not sequence)
+        self._free(sequence)
+        return True
+
+    def step(self) -> StepResult:
+        """Schedule and apply one step.
+
+        Returns:
+            What happened and how long it takes; an empty result when there is nothing to do.
+        """
+        plan = _Plan(self.config.max_num_batched_tokens)
+        self._schedule_running(plan)
+        if not plan.preempted:
+            self._schedule_waiting(plan)
+        return self._apply(plan)
+
+    def _schedule_running(self, plan: _Plan) -> None:
+        decodes: list[RunningSequence] = []
+        prefills: list[RunningSequence] = []
+        for sequence in self._running:
+            (decodes if sequence.generated and sequence.length - sequence.computed == 1 else prefills).append(sequence)
+        for sequence in decodes + prefills:
+            if not plan.budget:
+                return
+            if sequence.request.id in plan.preempted:
+                continue
+            tokens = min(sequence.length - sequence.computed, plan.budget)
+            if self._grow(sequence, sequence.computed + tokens, plan):
+                plan.put(sequence, tokens)
+
+    def _grow(self, sequence: RunningSequence, length: int, plan: _Plan) -> bool:
+        """Give a running sequence blocks for `length` tokens, pre-empting the latest; False when it was itself the latest."""
+        missing = self._blocks_for(length) - len(sequence.blocks)
+        if missing <= 0:
+            return True
+        while missing > self.pool.free:
+            victim = self._running.pop()
+            self._free(victim)
+            victim.computed = victim.published = 0
+            victim.preemptions += 1
+            self._preemptions += 1
+            self._waiting.appendleft(victim)
+            plan.preempted.append(victim.request.id)
+            plan.drop(victim.request.id)
+            if victim is sequence:
+                return False
+        sequence.blocks.extend(self.pool.take(missing))
+        return True
+
+    def _schedule_waiting(self, plan: _Plan) -> None:
+        size = self.config.block_size
+        while self._waiting and plan.budget and len(self._running) < self.config.max_num_seqs:
+            sequence = self._waiting[0]
+            hit: list[int] = []
+            if self.config.prefix_caching:
+                # One token at least is computed, or there would be nothing to sample from.
+                hit = self.pool.match(sequence.request.block_hashes, (sequence.length - 1) // size)
+            missing = self._blocks_for(sequence.length) - len(hit)
+            if missing > self.pool.free - self.pool.idle_among(hit):
+                return
+            self._waiting.popleft()
+            self.pool.pin(hit)
+            cached = len(hit) * size
+            tokens = min(sequence.length - cached, plan.budget)
+            sequence.blocks = hit + self.pool.take(self._blocks_for(cached + tokens) - len(hit))
+            sequence.computed = cached
+            sequence.published = len(hit)
+            if sequence.cached < 0:
+                sequence.cached = cached
+                self._prefix_queries += sequence.request.prompt_tokens
+                self._prefix_hits += cached
+                plan.admitted.append((sequence.request.id, cached))
+            self._running.append(sequence)
+            plan.put(sequence, tokens)
+
+    def _apply(self, plan: _Plan) -> StepResult:
+        shape = StepShape()
+        prefill_tokens = 0
+        first: list[str] = []
+        gained: list[str] = []
+        finished: list[FinishedRequest] = []
+        for request_id, (sequence, tokens) in plan.chunks.items():
+            if sequence.generated and tokens == 1:
+                shape.add_decode(sequence.computed)
+            else:
+                shape.add_prefill(tokens, sequence.computed)
+                prefill_tokens += tokens
+            sequence.computed += tokens
+            self._publish(sequence)
+            if sequence.computed < sequence.length:
+                continue
+            if sequence.request.output_tokens:
+                sequence.generated += 1
+                gained.append(request_id)
+                if sequence.generated == 1:
+                    first.append(request_id)
+            if sequence.generated == sequence.request.output_tokens:
+                finished.append(FinishedRequest(request_id, sequence.cached, sequence.preemptions))
+        if finished:
+            for done in finished:
+                self._free(self._known.pop(done.id))
+            self._running = [sequence for sequence in self._running if sequence.request.id in self._known]
+        return StepResult(
+            duration_s=step_seconds(self.config.profile, shape),
+            admitted=tuple(plan.admitted),
+            preempted=tuple(plan.preempted),
+            first_tokens=tuple(first),
+            tokens=tuple(gained),
+            finished=tuple(finished),
+            scheduled_tokens=shape.tokens,
+            prefill_tokens=prefill_tokens,
+        )
+
+    def _publish(self, sequence: RunningSequence) -> None:
+        if not self.config.prefix_caching:
+            return
+        hashes = sequence.request.block_hashes
+        full = min(sequence.computed // self.config.block_size, len(hashes))
+        while sequence.published < full:
+            self.pool.publish(sequence.blocks[sequence.published], hashes[sequence.published])
+            sequence.published += 1
+
+    def _free(self, sequence: RunningSequence) -> None:
+        self.pool.release(sequence.blocks)
+        sequence.blocks = []
+
+    def _blocks_for(self, tokens: int) -> int:
+        return -(-tokens // self.config.block_size)

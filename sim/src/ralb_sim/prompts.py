@@ -1,0 +1,68 @@
+"""Conversations to prompt token sequences, as a chat template renders them.
+
+Every API is first brought to plain turns; a growing conversation then renders to a growing sequence that shares its beginning,
+which is what prefix caches and prefix-aware routers live on. Reasoning of earlier turns is left out, as templates do.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import xxhash
+
+from ralb_sim import tokens
+
+MEDIA_TOKENS = 256
+"""Prompt tokens an image or another attachment takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A tool call of an earlier turn; `arguments` is JSON text."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn: a role, text and attachment pieces in order, and the tool calls made."""
+
+    role: str
+    pieces: tuple[bytes, ...] = ()
+    calls: tuple[Call, ...] = ()
+
+
+def text_piece(text: str) -> bytes:
+    """Return the tokens of a text."""
+    return tokens.encode(text)
+
+
+def media_piece(content: Any) -> bytes:
+    """Return the tokens of an attachment: a fixed number, the same for the same content."""
+    digest = xxhash.xxh3_64_intdigest(orjson.dumps(content, default=str))
+    # A byte 0xFE occurs in no UTF-8 text: media never looks like text to the cache.
+    return b"".join((digest + index & 0x7FFFFF | 0xFE000000).to_bytes(4, "little") for index in range(MEDIA_TOKENS))
+
+
+def render(turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = (), *, thinking: bool = False) -> bytes:
+    """Render a conversation up to where the assistant's answer begins.
+
+    Args:
+        turns: The turns in order.
+        tools: Tool definitions as the client gave them; they stand before the first turn.
+        thinking: Whether the answer opens with reasoning.
+    """
+    parts = [tokens.BOS]
+    if tools:
+        parts.append(tokens.turn("system", [tokens.encode(orjson.dumps(list(tools)).decode())]))
+    for turn in turns:
+        body = list(turn.pieces)
+        for call in turn.calls:
+            body += [tokens.TOOL_MARK, tokens.encode(call.name), tokens.encode(call.arguments)]
+        parts.append(tokens.turn(turn.role, body))
+    parts.append(tokens.role_token("assistant"))
+    if thinking:
+        parts.append(tokens.THINK_START)
+    return b"".join(parts)

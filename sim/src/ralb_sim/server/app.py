@@ -1,0 +1,121 @@
+"""The application: routes, the edge every request passes, start and stop."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from aiohttp import web
+
+from ralb_sim.config import ServerConfig
+from ralb_sim.server import admin, misc
+from ralb_sim.server.chat import chat_completions
+from ralb_sim.server.errors import ApiError
+from ralb_sim.server.faults import FaultRule, Faults
+from ralb_sim.server.reply import plain_json
+from ralb_sim.server.service import Service
+from ralb_sim.server.stream import STRIKE, strike_now
+
+MAX_BODY = 64 << 20
+"""Largest request body, bytes."""
+
+_UNCOUNTED = ("/metrics", "/health", "/version", "/ping")
+
+Handler = Callable[[web.Request, Service], Awaitable[web.StreamResponse]]
+_INFERENCE: dict[str, Handler] = {"/v1/chat/completions": chat_completions}
+
+
+class _Edge:
+    """Errors to JSON, faults, and counting, around every handler."""
+
+    def __init__(self, service: Service, faults: Faults) -> None:
+        self._service = service
+        self._faults = faults
+
+    @web.middleware
+    async def around(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        started = time.monotonic()
+        anthropic = request.path == "/v1/messages"
+        try:
+            if request.path in _INFERENCE and request.method == "POST":
+                await self._strike(request)
+            response = await handler(request)
+        except ApiError as error:
+            response = plain_json(error.body(anthropic=anthropic), error.status, error.headers)
+        except web.HTTPRequestEntityTooLarge:
+            error = ApiError(413, f"The request body is over {MAX_BODY} bytes.", "RequestEntityTooLarge")
+            response = plain_json(error.body(), 413)
+        except web.HTTPException as error:
+            allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+            response = plain_json({"detail": error.reason}, error.status, allowed)
+        self._count(request, response, started)
+        return response
+
+    async def _strike(self, request: web.Request) -> None:
+        strike = self._faults.strike(request.path)
+        request[STRIKE] = strike
+        await strike_now(request, strike, -1)
+        if strike.status is not None:
+            headers = {} if strike.retry_after is None else {"Retry-After": str(strike.retry_after)}
+            kind = "RateLimitError" if strike.status == 429 else "InternalServerError"
+            raise ApiError(strike.status, f"Injected fault: status {strike.status}.", kind, headers=headers)
+
+    def _count(self, request: web.Request, response: web.StreamResponse, started: float) -> None:
+        resource = request.match_info.route.resource
+        if resource is None or resource.canonical in _UNCOUNTED:
+            return
+        sent = response.content_length or 0
+        self._service.metrics.http.observe(
+            resource.canonical,
+            request.method,
+            response.status,
+            time.monotonic() - started,
+            request.content_length or 0,
+            sent,
+        )
+
+
+def build_app(config: ServerConfig, rules: list[FaultRule] | None = None) -> web.Application:
+    """Build the server of one simulated pod.
+
+    Args:
+        config: Its configuration.
+        rules: Faults in force from the start.
+    """
+    service = Service(config)
+    faults = Faults(random.Random(config.seed), rules or [])
+    service.runner.slowdown = faults.slowdown
+    app = web.Application(client_max_size=MAX_BODY, middlewares=[_Edge(service, faults).around])
+
+    def bound(handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def call(request: web.Request) -> web.StreamResponse:
+            return await handler(request, service)
+
+        return call
+
+    for path, handler in _INFERENCE.items():
+        app.router.add_post(path, bound(handler))
+    misc.add_routes(app, service, faults)
+    admin.add_routes(app, service, faults)
+
+    async def engine(_app: web.Application) -> AsyncIterator[None]:
+        service.runner.start()
+        yield
+        await service.runner.stop()
+
+    app.cleanup_ctx.append(engine)
+    app[SERVICE] = service
+    return app
+
+
+SERVICE = web.AppKey("service", Service)
+"""The serving core of an application, for whoever embeds it."""
+
+
+async def drain(app: web.Application, seconds: float) -> None:
+    """Wait until nothing is running, at most `seconds`."""
+    end = time.monotonic() + seconds
+    while app[SERVICE].runner.open and time.monotonic() < end:
+        await asyncio.sleep(0.02)

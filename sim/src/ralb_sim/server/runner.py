@@ -1,0 +1,138 @@
+"""Real time for the engine: one task that steps it and shows each step's results when its duration has passed.
+
+A step's duration times the time scale is waited for against a running deadline, so short sleeps do not add up: when the timer
+is coarser than a step, several steps are made after each sleep, and their tokens reach a stream in one write. When the machine
+is too slow to keep up by more than `MAX_LAG` seconds, the debt is dropped: the pod is then slower than its profile.
+Metrics count times on the deadline's clock, which is real time free of the timer's jitter.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Iterable
+
+from ralb_sim.engine import Engine, StepResult
+from ralb_sim.server.metrics import ServerMetrics
+from ralb_sim.server.ticket import Ticket
+
+MIN_SLEEP = 0.001
+"""Shortest wait worth a timer, seconds."""
+
+MAX_LAG = 0.5
+"""Seconds the engine may run behind before it stops trying to catch up."""
+
+
+class EngineRunner:
+    """Runs one engine in real time.
+
+    Args:
+        engine: The engine; nothing else may step it.
+        metrics: Where every event is counted.
+        time_scale: Real seconds per simulated second.
+    """
+
+    def __init__(self, engine: Engine, metrics: ServerMetrics, time_scale: float) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._scale = time_scale
+        self.slowdown = 1.0
+        self._tickets: dict[str, Ticket] = {}
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def open(self) -> int:
+        """Requests running or queued."""
+        return len(self._tickets)
+
+    def start(self) -> None:
+        """Start stepping; call within a running loop."""
+        self._task = asyncio.create_task(self._run(), name="engine")
+
+    async def stop(self) -> None:
+        """Stop stepping and fail whatever is still open."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        for ticket in self._tickets.values():
+            ticket.failed = True
+            ticket.changed.set()
+        self._tickets.clear()
+
+    def add(self, tickets: Iterable[Ticket]) -> None:
+        """Queue sequences.
+
+        Raises:
+            ValueError: The engine refuses one (see `Engine.add`); none after it is queued.
+        """
+        for ticket in tickets:
+            self._engine.add(ticket.request)
+            self._tickets[ticket.request.id] = ticket
+        self._wake.set()
+
+    def abort(self, tickets: Iterable[Ticket]) -> None:
+        """Give up sequences whose client has gone, freeing their blocks; ended ones are left alone."""
+        for ticket in tickets:
+            if self._tickets.pop(ticket.request.id, None) is not None:
+                self._engine.abort(ticket.request.id)
+                self._metrics.aborted()
+        if not self._engine.has_work:
+            self._metrics.stats = self._engine.stats()
+
+    async def _run(self) -> None:
+        deadline = 0.0
+        while True:
+            if not self._engine.has_work:
+                self._metrics.stats = self._engine.stats()
+                self._wake.clear()
+                await self._wake.wait()
+                deadline = time.monotonic()
+            begin = deadline
+            result = self._engine.step()
+            deadline += result.duration_s * self._scale * self.slowdown
+            self._begin(result, begin)
+            lag = time.monotonic() - deadline
+            if lag < 0:
+                await asyncio.sleep(max(-lag, MIN_SLEEP))
+            else:
+                if lag > MAX_LAG:
+                    deadline += lag
+                # Others must run between steps however late we are.
+                await asyncio.sleep(0)
+            self._end(result, deadline)
+
+    def _begin(self, result: StepResult, begin: float) -> None:
+        for request_id, cached in result.admitted:
+            ticket = self._tickets.get(request_id)
+            if ticket is not None:
+                ticket.scheduled = max(begin, ticket.arrived)
+                ticket.cached = cached
+                self._metrics.admitted(ticket.request.prompt_tokens, cached)
+
+    def _end(self, result: StepResult, now: float) -> None:
+        gaps: Counter[float] = Counter()
+        for request_id in result.tokens:
+            ticket = self._tickets.get(request_id)
+            if ticket is None:
+                continue
+            ticket.emitted += 1
+            if ticket.emitted == 1:
+                ticket.first_token = max(now, ticket.arrived)
+                self._metrics.first_token(ticket, now)
+            else:
+                gaps[now - ticket.last_token] += 1
+            ticket.last_token = now
+            if not ticket.quiet:
+                ticket.changed.set()
+        for gap, number in gaps.items():
+            self._metrics.next_tokens(number, gap)
+        for done in result.finished:
+            ticket = self._tickets.pop(done.id, None)
+            if ticket is not None:
+                ticket.done = True
+                ticket.changed.set()
+                self._metrics.finished(ticket, done, now)
+        self._metrics.step(result.scheduled_tokens, len(result.preempted))
+        self._metrics.stats = self._engine.stats()
