@@ -52,6 +52,8 @@ class Request:
         reasoning_effort: as said by the client, lower case; "" when not said.
         choices: how many answers (``n``).
         input_tokens: estimate of the prompt in tokens, tools and attachments included.
+        longest_prompt: tokens of the longest prompt where the body batches several (each has a context window to itself);
+            0 when all of ``input_tokens`` is one prompt.
         headers: lower-case name -> value, first value wins; only what came from the client.
         host: lower-case host without port.
         path: path without query.
@@ -74,6 +76,7 @@ class Request:
     reasoning_effort: str = ""
     choices: int = 1
     input_tokens: int = 0
+    longest_prompt: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
     host: str = ""
     path: str = ""
