@@ -1,0 +1,127 @@
+"""The record of a decision: what every stage said, how long it took, and, once known, how it ended. No prompt text, ever.
+
+One record per request, as one JSON line. Routed requests are recorded when Envoy reports their end (or when that report is
+overdue); requests answered here, at once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ralb_extproc.types import Placement, Plan, Request, Understanding
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Everything decided about one request.
+
+    Attributes:
+        id: unique; goes to the client as ``x-ralb-decision-id``.
+        time: wall clock, seconds since the epoch.
+        request: parsed request, None when it could not be parsed.
+        understanding, plan, placement: None from the stage on that ended the request.
+        error: (status, code) when it was refused.
+        stages: stage -> seconds.
+        snapshot: version decided under.
+        path: path without query, for requests that could not be parsed.
+    """
+
+    id: str
+    time: float
+    snapshot: str
+    path: str
+    request: Request | None = None
+    understanding: Understanding | None = None
+    plan: Plan | None = None
+    placement: Placement | None = None
+    error: tuple[int, str] | None = None
+    stages: Mapping[str, float] = field(default_factory=dict)
+
+
+def record(decision: Decision, outcome: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The decision as plain JSON data; ``outcome`` as Envoy reported it, None while unknown."""
+    out: dict[str, Any] = {
+        "id": decision.id,
+        "time": round(decision.time, 6),
+        "snapshot": decision.snapshot,
+        "path": decision.path,
+    }
+    if decision.request is not None:
+        out["request"] = _request(decision.request)
+    out |= stages(decision)
+    if decision.error is not None:
+        out["error"] = {"status": decision.error[0], "code": decision.error[1]}
+    out["stage_us"] = {name: round(seconds * 1e6, 1) for name, seconds in decision.stages.items()}
+    if outcome is not None:
+        out["outcome"] = dict(outcome)
+    return out
+
+
+def stages(decision: Decision) -> dict[str, Any]:
+    """What understanding, plan and placement said; shared by records, ``x-ralb-explain`` and ``ralb explain``."""
+    out: dict[str, Any] = {}
+    if decision.understanding is not None:
+        out["understanding"] = understanding_record(decision.understanding)
+    if decision.plan is not None:
+        out["plan"] = plan_record(decision.plan)
+    if decision.placement is not None:
+        out["placement"] = placement_record(decision.placement)
+    return out
+
+
+def understanding_record(understanding: Understanding) -> dict[str, Any]:
+    """Understanding as JSON data."""
+    out: dict[str, Any] = {
+        "intent": understanding.intent,
+        "complexity": round(understanding.complexity, 4),
+        "confidence": round(understanding.confidence, 4),
+        "reasons": [[words, round(weight, 3)] for words, weight in understanding.reasons],
+        "model": understanding.model,
+    }
+    if understanding.label:
+        out["label"] = understanding.label
+    if understanding.workload_class:
+        out["workload_class"] = understanding.workload_class
+    return out
+
+
+def plan_record(plan: Plan) -> dict[str, Any]:
+    """Plan as JSON data."""
+    return {
+        "policy": plan.policy,
+        "rule": plan.rule,
+        "tier": plan.tier_name,
+        "candidates": [candidate.pool for candidate in plan.candidates],
+        "skipped": [list(pair) for pair in plan.skipped],
+        **({"output_cap": plan.output_cap} if plan.output_cap else {}),
+        **({"reasoning_effort": plan.reasoning_effort} if plan.reasoning_effort else {}),
+    }
+
+
+def placement_record(placement: Placement) -> dict[str, Any]:
+    """Placement as JSON data."""
+    first = placement.attempts[0]
+    return {
+        "pool": first.pool,
+        "endpoint": first.endpoint,
+        "model": first.model,
+        "attempts": [[attempt.pool, attempt.endpoint] for attempt in placement.attempts],
+        "prefix_hit": round(placement.prefix_hit, 4),
+        "uncached_tokens": placement.uncached_tokens,
+        "score": round(placement.score, 3),
+        "considered": placement.considered,
+        "reason": placement.reason,
+    }
+
+
+def _request(request: Request) -> dict[str, Any]:
+    return {
+        "model": request.model,
+        "stream": request.stream,
+        "turns": len(request.turns),
+        "tools": len(request.tools),
+        "input_tokens": request.input_tokens,
+        "max_output": request.max_output,
+        "size": request.size,
+        "session": bool(request.session),
+    }
