@@ -104,6 +104,8 @@ def _explain_one(schema: Schema, error: ErrorDetails) -> Finding:
         key = path[-1] if path else ""
         form = FORMS.get(error.get("ctx", {}).get("pattern", ""), "a label key such as app or app.kubernetes.io/name")
         return Finding(dotted(path), f"{shown(key)} cannot be a key here", f"write {form}")
+    blamed = error.get("ctx", {}).get("field")
+    path = (*path, blamed) if blamed else path
     explainer = _EXPLAINERS.get(error["type"], _fallback)
     message, hint = explainer(_Context(schema, path, error))
     return Finding(dotted(path), message, hint)

@@ -96,21 +96,26 @@ class Constraint:
             to say than ``message``).
         message: what must hold.
         hint: what to do.
+        field: wire name of the field to blame; "" for the whole object.
     """
 
     cel: str
     breach: Callable[[Any], str | None]
     message: str
     hint: str
+    field: str = ""
 
     def error(self, detail: str) -> PydanticCustomError:
-        """The validation error; its context has ``message`` and ``hint`` apart."""
+        """The validation error; its context has ``message``, ``hint`` and ``field`` apart."""
         message = f"{self.message}: {detail}" if detail else self.message
-        return PydanticCustomError("constraint", "{message}", {"message": message, "hint": self.hint})
+        return PydanticCustomError(
+            "constraint", "{message}", {"message": message, "hint": self.hint, "field": self.field}
+        )
 
     def to_cel(self) -> dict[str, str]:
         """The item of ``x-kubernetes-validations``."""
-        return {"rule": self.cel, "message": f"{self.message}; {self.hint}"}
+        out = {"rule": self.cel, "message": f"{self.message}; {self.hint}"}
+        return {**out, "fieldPath": f".{self.field}"} if self.field else out
 
 
 def exactly_one(first: str, second: str) -> Constraint:
@@ -211,6 +216,7 @@ class HeaderMatch(Spec):
             breach=lambda match: "" if (match.type is HeaderMatchType.PRESENT) == bool(match.value) else None,
             message="value must be set for Exact and Prefix, and left out for Present",
             hint="add value, or set type: Present to accept any value",
+            field="value",
         ),
     )
 

@@ -54,6 +54,7 @@ class Range(Spec):
             breach=lambda r: f"{r.min:g} is not less than {r.max:g}" if r.min >= r.max else None,
             message="min must be less than max",
             hint="both ends are between 0 and 1; leave min or max out for an open end",
+            field="min",
         ),
     )
 
@@ -72,6 +73,7 @@ class TokenRange(Spec):
             breach=lambda r: f"{r.min} is greater than {r.max}" if r.max is not None and r.min > r.max else None,
             message="min must not be greater than max",
             hint="leave max out for an open end",
+            field="min",
         ),
     )
 
@@ -90,6 +92,7 @@ class ToolsCondition(Spec):
             breach=lambda tools: "" if tools.names and not tools.offered else None,
             message="names can only be set when offered is true",
             hint="remove names, or set offered: true",
+            field="names",
         ),
     )
 
@@ -220,6 +223,7 @@ class RoutingPolicySpec(Spec):
             breach=_rule_names_breach,
             message="rule names must be unique",
             hint="rename all but one; decision records name the rule that was used",
+            field="rules",
         ),
     )
 

@@ -51,6 +51,7 @@ class ModelTierSpec(Spec):
             breach=_pool_names_breach,
             message="each pool may be in a tier once",
             hint="keep one entry per pool and set its weight and priority there",
+            field="pools",
         ),
     )
 

@@ -1,0 +1,122 @@
+"""Rebuilds everything generated, or with ``--check`` says what is out of date.
+
+A step writes its files below a root folder, at the same paths as in the repository, and names the patterns of the files
+it owns, so that leftovers of what is no longer generated are found too. Add a step to ``STEPS``.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One generator.
+
+    Attributes:
+        name: for messages.
+        build: writes the files below the given root.
+        owns: patterns (relative to the root) of all files it may write.
+    """
+
+    name: str
+    build: Callable[[Path], None]
+    owns: tuple[str, ...]
+
+
+def protobuf(root: Path) -> None:
+    """Python code of our own protocols in ``proto/``."""
+    import grpc_tools
+    from grpc_tools import protoc
+
+    source, target = REPOSITORY / "proto", root / "api" / "src"
+    target.mkdir(parents=True, exist_ok=True)
+    files = sorted(str(path.relative_to(source)) for path in source.rglob("*.proto"))
+    well_known = Path(grpc_tools.__file__).parent / "_proto"
+    outputs = [f"--{kind}_out={target}" for kind in ("python", "pyi", "grpc_python")]
+    if protoc.main(["protoc", f"-I{source}", f"-I{well_known}", *outputs, *files]):
+        raise SystemExit("protoc failed")
+
+
+def crds(root: Path) -> None:
+    """CustomResourceDefinitions from the models."""
+    from ralb_api import crd
+
+    folder = root / "crds"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in crd.render().items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+STEPS = (
+    Step(
+        "protobuf code",
+        protobuf,
+        ("api/src/ralb/**/*_pb2.py", "api/src/ralb/**/*_pb2.pyi", "api/src/ralb/**/*_pb2_grpc.py"),
+    ),
+    Step("CRDs", crds, ("crds/*.yaml",)),
+)
+
+
+def owned(root: Path, step: Step) -> dict[str, bytes]:
+    """Content of the files of a step that are below ``root``, by relative path."""
+    paths = {path for pattern in step.owns for path in root.glob(pattern) if path.is_file()}
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+
+
+def drift(root: Path, steps: tuple[Step, ...] = STEPS) -> list[str]:
+    """What differs below ``root`` from what the steps would write, one line per file."""
+    lines = []
+    for step in steps:
+        with tempfile.TemporaryDirectory() as scratch:
+            step.build(Path(scratch))
+            wanted, present = owned(Path(scratch), step), owned(root, step)
+        for path in sorted(wanted.keys() | present.keys()):
+            if path not in present:
+                lines.append(f"{path}: missing ({step.name})")
+            elif path not in wanted:
+                lines.append(f"{path}: no longer generated, delete it ({step.name})")
+            elif wanted[path] != present[path]:
+                lines.append(f"{path}: out of date ({step.name})")
+    return lines
+
+
+def generate(root: Path, steps: tuple[Step, ...] = STEPS) -> None:
+    """Runs the steps and removes leftovers."""
+    for step in steps:
+        with tempfile.TemporaryDirectory() as scratch:
+            step.build(Path(scratch))
+            wanted = owned(Path(scratch), step)
+        for path in owned(root, step).keys() - wanted.keys():
+            (root / path).unlink()
+        for path, content in wanted.items():
+            target = root / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists() or target.read_bytes() != content:
+                target.write_bytes(content)
+                print(f"wrote {path}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 1 when ``--check`` finds drift."""
+    parser = argparse.ArgumentParser(description="Rebuild everything that is generated.")
+    parser.add_argument("--check", action="store_true", help="change nothing; list the files that are out of date")
+    args = parser.parse_args(argv)
+    if not args.check:
+        generate(REPOSITORY)
+        return 0
+    lines = drift(REPOSITORY)
+    for line in lines:
+        print(line)
+    if lines:
+        print("run `make generate` and commit the result")
+    return 1 if lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
