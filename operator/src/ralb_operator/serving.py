@@ -71,7 +71,7 @@ async def serve(address: str, ads: AdsServer, snapshots: SnapshotServer) -> Serv
             raise OSError(f"cannot listen on {address}: there is no folder {folder!r}")
     server = grpc.aio.server(options=_OPTIONS)
     ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(ads, server)
-    snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(snapshots, server)  # type: ignore[no-untyped-call]
+    snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(snapshots, server)
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:

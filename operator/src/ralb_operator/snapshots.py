@@ -7,12 +7,14 @@ newest. A refused version is not sent again on the same stream; the processor ke
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Container
 from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
 from ralb.v1 import snapshot_pb2, snapshot_pb2_grpc
+
+from ralb_operator.progress import Progress
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ class SnapshotServer(snapshot_pb2_grpc.SnapshotServiceServicer):
         self._clock = clock
         self._snapshot: snapshot_pb2.Snapshot | None = None
         self._sessions: set[_Session] = set()
-        self._progress = asyncio.Event()
+        self._progress = Progress()
         self._closing = False
 
     @property
@@ -80,41 +82,49 @@ class SnapshotServer(snapshot_pb2_grpc.SnapshotServiceServicer):
         """Version served; empty before the first."""
         return self._snapshot.version if self._snapshot is not None else ""
 
-    def set(self, snapshot: snapshot_pb2.Snapshot) -> None:
-        """Serve this one from now on; it must not be changed afterwards.
-
-        Raises:
-            ValueError: it has no version or is larger than ``MAX_SNAPSHOT_BYTES``.
-        """
+    @staticmethod
+    def check(snapshot: snapshot_pb2.Snapshot) -> None:
+        """Raise ValueError if it has no version or is larger than ``MAX_SNAPSHOT_BYTES``."""
         if not snapshot.version:
             raise ValueError("a snapshot without a version cannot be acknowledged")
         size = snapshot.ByteSize()
         if size > MAX_SNAPSHOT_BYTES:
             raise ValueError(f"the snapshot has {size} bytes; at most {MAX_SNAPSHOT_BYTES} can be sent")
+
+    def set(self, snapshot: snapshot_pb2.Snapshot) -> None:
+        """Serve this one from now on; it must not be changed afterwards.
+
+        Raises:
+            ValueError: see ``check``.
+        """
+        self.check(snapshot)
         if snapshot.version == self.version:
             return
         self._snapshot = snapshot
+        self._progress.made()
         for session in self._sessions:
             session.wake.set()
 
-    async def wait_acked(self, version: str, timeout: float) -> tuple[str, ...]:  # noqa: ASYNC109  # says who is late
+    async def wait_acked(
+        self,
+        version: str,
+        timeout: float,  # noqa: ASYNC109  # the result says who is late
+        *,
+        ignore: Container[str] = (),
+    ) -> tuple[str, ...]:
         """Wait until every connected processor has accepted or refused ``version``.
 
+        Args:
+            version: of the snapshot.
+            timeout: seconds.
+            ignore: node ids not to wait for.
+
         Returns:
-            Node ids of those that have not after ``timeout`` seconds. When another version has been set meanwhile, nobody
+            Node ids of those that have not answered after ``timeout``. When another version has been set meanwhile, nobody
             is waited for any more.
         """
-        deadline = asyncio.get_running_loop().time() + timeout
-        while late := self._late(version):
-            left = deadline - asyncio.get_running_loop().time()
-            if left <= 0:
-                break
-            progress = self._progress
-            try:
-                await asyncio.wait_for(progress.wait(), left)
-            except TimeoutError:
-                continue
-        return late
+        await self._progress.wait_for(lambda: all(node in ignore for node in self._late(version)), timeout)
+        return self._late(version)
 
     def processors(self) -> tuple[ProcessorStatus, ...]:
         """Every connected processor, by node id, oldest stream first."""
@@ -155,7 +165,7 @@ class SnapshotServer(snapshot_pb2_grpc.SnapshotServiceServicer):
                     task.result()
         finally:
             self._sessions.discard(session)
-            self._progressed()
+            self._progress.made()
             for task in (reader, writer):
                 task.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
@@ -177,7 +187,7 @@ class SnapshotServer(snapshot_pb2_grpc.SnapshotServiceServicer):
                 self.refusals += 1
                 _log.warning("processor %s refused snapshot %s: %s", session.node, sent, session.error)
             session.wake.set()
-            self._progressed()
+            self._progress.made()
 
     async def _write(self, session: _Session, context: Any) -> None:
         while not session.closing:
@@ -194,7 +204,3 @@ class SnapshotServer(snapshot_pb2_grpc.SnapshotServiceServicer):
         if version != self.version:
             return ()
         return tuple(sorted(session.node for session in self._sessions if session.done != version))
-
-    def _progressed(self) -> None:
-        progress, self._progress = self._progress, asyncio.Event()
-        progress.set()

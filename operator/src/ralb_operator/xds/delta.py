@@ -28,8 +28,6 @@ _WILDCARD: Final = "*"
 _EMPTY_MEANS_ALL: Final = frozenset({CLUSTER, LISTENER})
 _USED: Final = frozenset({SECRET, CLUSTER, ENDPOINTS})
 _USERS: Final = frozenset({LISTENER, ROUTES})
-# What the client has is not known: equals no content hash, so anything wanted is sent.
-_UNKNOWN: Final = ""
 
 
 class ProtocolError(Exception):
@@ -108,6 +106,7 @@ class Subscription:
         "_published",
         "_removals",
         "_started",
+        "_unsure",
         "has",
         "in_flight",
         "nacks",
@@ -120,7 +119,7 @@ class Subscription:
         self.type_url = type_url
         self.wildcard = False
         self.names: set[str] = set()
-        # What the client is known to have; None = it was told that there is no such resource.
+        # Last version it accepted; None = it was told that there is no such resource; "" = maybe it has one.
         self.has: dict[str, str | None] = {}
         self.nacks: dict[str, Nack] = {}
         self.in_flight: _InFlight | None = None
@@ -128,6 +127,9 @@ class Subscription:
         self._limits = limits
         self._started = False
         self._owes_answer = False
+        self._unsure: set[str] = (
+            set()
+        )  # part of a rejected response: the client may have the version in it all the same
         self._force: set[str] = set()  # asked for again: send whatever the client has
         self._adds: set[str] = set()  # to be sent, or answered as absent
         self._removals: set[str] = set()  # the client has it and must drop it
@@ -277,10 +279,13 @@ class Subscription:
             for name, version in sent.items.items():
                 self.has[name] = version
                 self.nacks.pop(name, None)
+                self._unsure.discard(name)
         else:
             message = request.error_detail.message[: self._limits.message_chars]
             if len(sent.items) > 1:
-                self.has.update(dict.fromkeys(sent.items, _UNKNOWN))
+                for name in sent.items:
+                    self.has.setdefault(name, "")
+                self._unsure.update(sent.items)
                 self._isolate.extend(_parts(list(sent.items), message))
             else:
                 name, version = next(iter(sent.items.items()), ("", None))
@@ -300,6 +305,7 @@ class Subscription:
             self.has.pop(name, None)
             self.nacks.pop(name, None)
             self._force.discard(name)
+            self._unsure.discard(name)
             return
         if self._published is None:
             return
@@ -309,7 +315,7 @@ class Subscription:
         if nack is not None and nack.version != target:
             del self.nacks[name]
             nack = None
-        if target is None and not named and self.has.get(name, _UNKNOWN) is None:
+        if target is None and not named and self.has.get(name, "") is None:
             del self.has[name]  # gone, and only the wildcard covered it
         if name not in self._force and (nack is not None or self._up_to_date(name, target, named)):
             return
@@ -319,7 +325,7 @@ class Subscription:
     def _up_to_date(self, name: str, target: str | None, named: bool) -> bool:
         if name not in self.has:
             return target is None and not named
-        return self.has[name] == target
+        return self.has[name] == target and name not in self._unsure
 
 
 class DeltaStream:

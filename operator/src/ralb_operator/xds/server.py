@@ -8,13 +8,14 @@ await between them is seen by every Envoy as one.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 
+from ralb_operator.progress import Progress
 from ralb_operator.xds.delta import DeltaStream, Limits, Nack, ProtocolError, Published
 from ralb_operator.xds.resources import Resource
 
@@ -80,7 +81,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         self._clock = clock
         self._published: dict[str, Published] = {}
         self._sessions: set[_Session] = set()
-        self._progress = asyncio.Event()
+        self._progress = Progress()
         self._closing = False
 
     def set(self, type_url: str, resources: Mapping[str, Resource], *, prune: bool = True) -> None:
@@ -111,29 +112,31 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         published = self._published.get(type_url)
         return published.resources if published else {}
 
-    async def wait_acked(self, type_urls: Iterable[str], timeout: float) -> tuple[str, ...]:  # noqa: ASYNC109  # says who is late
+    async def wait_acked(
+        self,
+        type_urls: Iterable[str],
+        timeout: float,  # noqa: ASYNC109  # the result says who is late
+        *,
+        ignore: Container[str] = (),
+    ) -> tuple[str, ...]:
         """Wait until every connected Envoy has accepted or refused all that is published of these types.
 
         Args:
             type_urls: the types.
             timeout: seconds.
+            ignore: node ids not to wait for.
 
         Returns:
             Node ids of those that still owe an answer after ``timeout``; empty when all have answered. An Envoy that
             leaves is not waited for.
         """
         types = tuple(type_urls)
-        deadline = asyncio.get_running_loop().time() + timeout
-        while late := tuple(sorted(s.stream.node for s in self._sessions if not s.stream.settled(types))):
-            left = deadline - asyncio.get_running_loop().time()
-            if left <= 0:
-                break
-            progress = self._progress
-            try:
-                await asyncio.wait_for(progress.wait(), left)
-            except TimeoutError:
-                continue
-        return late
+
+        def late() -> list[str]:
+            return sorted(session.stream.node for session in self._sessions if not session.stream.settled(types))
+
+        await self._progress.wait_for(lambda: all(node in ignore for node in late()), timeout)
+        return tuple(late())
 
     def nacks(self) -> tuple[Nack, ...]:
         """What connected Envoys refuse at present, of versions still served."""
@@ -182,7 +185,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
             self._sessions.discard(session)
-            self._progressed()
+            self._progress.made()
             for task in (reader, writer):
                 task.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
@@ -200,7 +203,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
                     except Exception:
                         _log.exception("on_nack failed")
             session.wake.set()
-            self._progressed()
+            self._progress.made()
 
     async def _write(self, session: _Session, context: Any) -> None:
         while not session.closing:
@@ -212,10 +215,6 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
                 # Waits for the client's flow-control window; what is published meanwhile is coalesced.
                 await context.write(response)
                 self.responses += 1
-
-    def _progressed(self) -> None:
-        progress, self._progress = self._progress, asyncio.Event()
-        progress.set()
 
 
 def _status(session: _Session) -> NodeStatus:
