@@ -8,19 +8,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ralb_api.errors import ClientError
+
 from ralb_extproc.types import Placement, Plan, Request, Understanding
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Decision:
-    """Everything decided about one request.
+    """Everything decided about one request; filled in stage by stage.
 
     Attributes:
         id: unique; goes to the client as ``x-ralb-decision-id``.
         time: wall clock, seconds since the epoch.
-        request: parsed request, None when it could not be parsed.
-        understanding, plan, placement: None from the stage on that ended the request.
-        error: (status, code) when it was refused.
+        request, understanding, plan, placement: None from the stage on that refused the request.
+        error: why it was refused, else None.
         stages: stage -> seconds.
         snapshot: version decided under.
         path: path without query, for requests that could not be parsed.
@@ -34,8 +35,8 @@ class Decision:
     understanding: Understanding | None = None
     plan: Plan | None = None
     placement: Placement | None = None
-    error: tuple[int, str] | None = None
-    stages: Mapping[str, float] = field(default_factory=dict)
+    error: ClientError | None = None
+    stages: dict[str, float] = field(default_factory=dict)
 
 
 def record(decision: Decision, outcome: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def record(decision: Decision, outcome: Mapping[str, Any] | None = None) -> dict
         out["request"] = _request(decision.request)
     out |= stages(decision)
     if decision.error is not None:
-        out["error"] = {"status": decision.error[0], "code": decision.error[1]}
+        out["error"] = {"status": decision.error.status, "code": str(decision.error.code)}
     out["stage_us"] = {name: round(seconds * 1e6, 1) for name, seconds in decision.stages.items()}
     if outcome is not None:
         out["outcome"] = dict(outcome)

@@ -1,0 +1,119 @@
+"""One request through the stages: parse, understand, plan, place. The only place that knows their order.
+
+Used by the ext_proc service and by ``ralb explain`` alike, so what is explained is what is done. Does no I/O.
+"""
+
+import itertools
+import secrets
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from ralb_api.errors import ClientError, Code
+
+from ralb_extproc.decision import Decision
+from ralb_extproc.place import Ask, NowhereError, PodTable, commit, place, prefix_of
+from ralb_extproc.plan import plan
+from ralb_extproc.request import parse
+from ralb_extproc.table import RoutingTable
+from ralb_extproc.types import Request
+from ralb_extproc.understand import Understander
+
+# (pool id, intent) -> expected answer tokens
+ExpectedOutput = Callable[[str, str], int]
+
+NOT_READY = ClientError(
+    503, Code.NOT_READY, "The gateway has no configuration yet; try again in a moment.", headers=(("retry-after", "1"),)
+)
+
+
+class Router:
+    """The stages over the current table and pods.
+
+    Args:
+        pods: state of the pods; ``decide`` charges the chosen one.
+        understander: estimates intent and complexity.
+        expected_output: how long answers of a pool tend to be.
+        max_attempts: most tries per request.
+        seed: for reproducible choices; None for random ones.
+
+    Attributes:
+        table: the snapshot in use; None before the first one.
+    """
+
+    def __init__(
+        self,
+        pods: PodTable,
+        understander: Understander,
+        expected_output: ExpectedOutput,
+        *,
+        max_attempts: int = 4,
+        seed: int | None = None,
+    ) -> None:
+        self.table: RoutingTable | None = None
+        self.pods = pods
+        self._understander = understander
+        self._expected_output = expected_output
+        self._max_attempts = max_attempts
+        self._rng = np.random.default_rng(seed)
+        self._prefix = secrets.token_hex(5)
+        self._count = itertools.count(1)
+
+    def open(self, path: str) -> Decision:
+        """An empty decision for a request on ``path``, under an id unique among all processors."""
+        version = self.table.version if self.table is not None else ""
+        return Decision(f"{self._prefix}-{next(self._count):x}", time.time(), version, path)
+
+    def decide(self, path: str, headers: Mapping[str, str], body: bytes) -> Decision:
+        """Take a request through all stages and charge the chosen pod; the outcome takes the charge off again.
+
+        Args:
+            path: path without query.
+            headers: lower-case names.
+            body: as received.
+
+        Returns:
+            The decision; refused requests have ``error`` set and lack the later stages.
+        """
+        decision = self.open(path)
+        try:
+            self._stages(decision, path, headers, body)
+        except ClientError as error:
+            decision.error = error
+        return decision
+
+    def _stages(self, decision: Decision, path: str, headers: Mapping[str, str], body: bytes) -> None:
+        table = self.table
+        if table is None:
+            raise NOT_READY
+        clock, stages = time.perf_counter, decision.stages
+        start = clock()
+        request = decision.request = parse(path, headers, body)
+        parsed = clock()
+        stages["parse"] = parsed - start
+        understanding = decision.understanding = self._understander.understand(request)
+        understood = clock()
+        stages["understand"] = understood - parsed
+        chosen = decision.plan = plan(table, request, understanding)
+        planned = clock()
+        stages["plan"] = planned - understood
+        ask = self._ask(request, understanding.intent, chosen.candidates[0].pool, chosen.output_cap)
+        now = time.monotonic()
+        try:
+            placement = place(table, self.pods, chosen, ask, now, self._rng, self._max_attempts)
+        except NowhereError as error:
+            raise ClientError(503, Code.NO_ENDPOINT, "No model server is ready for this request; try again.") from error
+        decision.placement = placement
+        commit(self.pods, decision.id, placement, chosen, ask, now)
+        stages["place"] = clock() - planned
+
+    def _ask(self, request: Request, intent: str, pool: str, cap: int) -> Ask:
+        limits = [limit for limit in (request.max_output, cap) if limit]
+        expected = min([self._expected_output(pool, intent), *limits])
+        return Ask(
+            input_tokens=request.input_tokens,
+            output_tokens=expected * request.choices,
+            prefix=prefix_of(request),
+            intent=intent,
+            stream=request.stream,
+        )

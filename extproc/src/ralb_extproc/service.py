@@ -1,0 +1,190 @@
+"""The ext_proc stream: Envoy's messages in, replies out. Nothing is decided here.
+
+One stream serves one request. After the reply to its body the stream is closed from this side: the answer does not pass here,
+so a long answer holds nothing in this process. Streams of the rewriting filter are told by their initial metadata.
+
+Trap: a handler that raises makes Envoy answer with a bare error, so every fault becomes a reply.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from envoy.service.ext_proc.v3.external_processor_pb2 import HttpHeaders, ProcessingRequest, ProcessingResponse
+from grpc import aio, method_handlers_generic_handler, stream_stream_rpc_method_handler
+from ralb_api import headers as names
+from ralb_api.errors import ClientError, Code
+
+from ralb_extproc.answer import (
+    CONTINUE,
+    REWRITE_HEADERS,
+    models_body,
+    models_reply,
+    reply,
+    rewritten,
+    routed,
+    upstream_body,
+)
+from ralb_extproc.decision import Decision
+from ralb_extproc.router import NOT_READY, Router
+from ralb_extproc.types import Api
+
+_LOG = logging.getLogger(__name__)
+_SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
+_MODELS = "/v1/models"
+_APIS = frozenset(str(api) for api in Api)
+# Where the rewriting filter's streams say which model they want; set by the operator in the cluster's config.
+_REWRITE_MODEL = "x-ralb-rewrite-model"
+_INTERNAL = ClientError(500, "internal_error", "The gateway failed to handle this request; it has been logged.")
+
+# Called once per request with the finished decision; routed ones are reported on by the access log later.
+OnDecision = Callable[[Decision], None]
+# A ProcessingResponse, or one serialized before (the generated classes carry no types).
+Reply: TypeAlias = Any
+
+
+class ProcessorService:
+    """Serves ext_proc streams.
+
+    Args:
+        router: the stages.
+        on_decision: told of every decision made here.
+    """
+
+    def __init__(self, router: Router, on_decision: OnDecision, explain: Callable[[Decision], str]) -> None:
+        self._router = router
+        self._on_decision = on_decision
+        self._explain = explain
+
+    def register(self, server: aio.Server) -> None:
+        """Add the service to a server. Replies may be messages or bytes that were serialized before."""
+        handler = stream_stream_rpc_method_handler(
+            self._process, request_deserializer=ProcessingRequest.FromString, response_serializer=_serialize
+        )
+        server.add_generic_rpc_handlers((method_handlers_generic_handler(_SERVICE, {"Process": handler}),))
+
+    async def _process(self, _: Any, context: Any) -> None:
+        for key, value in context.invocation_metadata() or ():
+            if key == _REWRITE_MODEL:
+                await self._rewrite(context, value)
+                return
+        headers: dict[str, str] = {}
+        path = ""
+        while (message := await context.read()) is not aio.EOF:
+            kind = message.WhichOneof("request")
+            if kind == "request_headers":
+                headers = _headers(message.request_headers)
+                path = headers.get(":path", "").partition("?")[0]
+                answer = self._on_headers(path, headers, last=message.request_headers.end_of_stream)
+                await context.write(answer)
+                if answer is not CONTINUE:
+                    return
+            elif kind == "request_body":
+                await context.write(self._on_body(path, headers, message.request_body.body))
+                return
+            else:
+                await context.write(_pass_on(kind))
+
+    async def _rewrite(self, context: Any, model: str) -> None:
+        while (message := await context.read()) is not aio.EOF:
+            kind = message.WhichOneof("request")
+            if kind == "request_headers":
+                await context.write(REWRITE_HEADERS)
+            elif kind == "request_body":
+                await context.write(rewritten(message.request_body.body, model))
+                return
+            else:
+                await context.write(_pass_on(kind))
+
+    def _on_headers(self, path: str, headers: dict[str, str], *, last: bool) -> Reply:
+        """Answer from the headers alone where no body is needed, else go on to the body."""
+        method = headers.get(":method", "")
+        if path == _MODELS or path.startswith(_MODELS + "/"):
+            return self._models(path, method)
+        if path not in _APIS:
+            known = ", ".join(sorted((*_APIS, _MODELS)))
+            return self._refuse(
+                path, ClientError(404, Code.UNKNOWN_PATH, f"There is no {path[:200]}. There are: {known}.")
+            )
+        if method != "POST":
+            error = ClientError(
+                405, Code.METHOD_NOT_ALLOWED, f"{path} takes POST, not {method[:20]}.", headers=(("allow", "POST"),)
+            )
+            return self._refuse(path, error)
+        if last:
+            return self._refuse(
+                path, ClientError(400, Code.BODY_REQUIRED, "The request has no body; send a JSON object.")
+            )
+        return CONTINUE
+
+    def _models(self, path: str, method: str) -> Reply:
+        if method not in ("GET", "HEAD"):
+            error = ClientError(
+                405, Code.METHOD_NOT_ALLOWED, f"{_MODELS} takes GET, not {method[:20]}.", headers=(("allow", "GET"),)
+            )
+            return self._refuse(path, error)
+        table = self._router.table
+        if table is None:
+            return self._refuse(path, NOT_READY)
+        body = models_body(table, path)
+        if body is None:
+            name = path.removeprefix(_MODELS + "/")[:200]
+            return self._refuse(
+                path, ClientError(404, Code.MODEL_NOT_FOUND, f"There is no model {name}; GET {_MODELS} lists them.")
+            )
+        self._on_decision(self._router.open(path))
+        return models_reply(body)
+
+    def _refuse(self, path: str, error: ClientError) -> Reply:
+        decision = self._router.open(path)
+        decision.error = error
+        self._on_decision(decision)
+        return reply(error, path=path)
+
+    def _on_body(self, path: str, headers: dict[str, str], body: bytes) -> Reply:
+        try:
+            decision = self._router.decide(path, headers, body)
+            answer = self._answer(decision, path, headers)
+        except Exception:
+            # The last line of defence: whatever went wrong, this client gets an answer and the others go on.
+            _LOG.exception("a request on %s could not be decided", path)
+            return self._refuse(path, _INTERNAL)
+        self._on_decision(decision)
+        return answer
+
+    def _answer(self, decision: Decision, path: str, headers: dict[str, str]) -> Reply:
+        if decision.error is not None:
+            return reply(decision.error, path=path)
+        request, plan, placement = decision.request, decision.plan, decision.placement
+        assert request is not None
+        assert plan is not None
+        assert placement is not None
+        wants = headers.get(names.EXPLAIN, "").lower() == "true"
+        return routed(
+            upstream_body(request, plan, placement.attempts[0].model),
+            placement,
+            decision_id=decision.id,
+            tier=plan.tier_name,
+            remove=[name for name in headers if name.startswith(names.OWN_PREFIX)],
+            explanation=self._explain(decision) if wants else "",
+        )
+
+
+def _headers(message: HttpHeaders) -> dict[str, str]:
+    """Headers by name; of a repeated one the first counts. Bytes that are not UTF-8 are replaced."""
+    out: dict[str, str] = {}
+    for header in message.headers.headers:
+        out.setdefault(header.key, (header.raw_value or header.value.encode()).decode("utf-8", "replace"))
+    return out
+
+
+def _pass_on(kind: str | None) -> ProcessingResponse:
+    """An empty reply of the same kind, for messages that the filter's settings should not send at all."""
+    message = ProcessingResponse()
+    if kind is not None:
+        getattr(message, kind).SetInParent()
+    return message
+
+
+def _serialize(message: Reply) -> bytes:
+    return message if isinstance(message, bytes) else bytes(message.SerializeToString())
