@@ -18,22 +18,23 @@ from ralb_sim.schema_values import value_for
 FinishReason = Literal["stop", "length", "tool_calls"]
 Kind = Literal["reasoning", "content", "tool"]
 
-_WORDS = (
+_PROSE = (
     "the load of a pod is what it still has to compute and a balancer that sees only how many requests are open cannot tell "
     "a short question from a long document so it sends both to the same place and then waits while the cache that holds the "
     "shared beginning of a conversation makes the next turn cheap on one pod and dear on any other therefore route by work "
     "left by memory held and by what is already known measure both often forget old values soon and keep every answer plain"
-).split()
+)
 _FILLER_CHARS = 1 << 17
 _EFFORT = {"none": 1.0, "minimal": 0.25, "low": 0.5, "medium": 1.0, "high": 2.0, "xhigh": 3.0, "max": 3.0}
 
 
 def _build_filler() -> bytes:
     rng = random.Random(7)
+    vocabulary = _PROSE.split()
     words: list[str] = []
     size = 0
     while size < _FILLER_CHARS:
-        sentence = " ".join(rng.choice(_WORDS) for _ in range(rng.randint(6, 16)))
+        sentence = " ".join(rng.choice(vocabulary) for _ in range(rng.randint(6, 16)))
         sentence = sentence[0].upper() + sentence[1:] + ". "
         words.append(sentence)
         size += len(sentence)

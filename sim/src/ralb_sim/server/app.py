@@ -1,6 +1,7 @@
 """The application: routes, the edge every request passes, start and stop."""
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,10 +10,14 @@ from aiohttp import web
 
 from ralb_sim.config import ServerConfig
 from ralb_sim.server import admin, misc
+from ralb_sim.server.anthropic import count_tokens, messages
 from ralb_sim.server.chat import chat_completions
+from ralb_sim.server.completions import completions
+from ralb_sim.server.embeddings import embeddings
 from ralb_sim.server.errors import ApiError
 from ralb_sim.server.faults import FaultRule, Faults
 from ralb_sim.server.reply import plain_json
+from ralb_sim.server.responses import responses
 from ralb_sim.server.service import Service
 from ralb_sim.server.stream import STRIKE, strike_now
 
@@ -22,7 +27,14 @@ MAX_BODY = 64 << 20
 _UNCOUNTED = ("/metrics", "/health", "/version", "/ping")
 
 Handler = Callable[[web.Request, Service], Awaitable[web.StreamResponse]]
-_INFERENCE: dict[str, Handler] = {"/v1/chat/completions": chat_completions}
+_INFERENCE: dict[str, Handler] = {
+    "/v1/chat/completions": chat_completions,
+    "/v1/completions": completions,
+    "/v1/responses": responses,
+    "/v1/messages": messages,
+    "/v1/messages/count_tokens": count_tokens,
+    "/v1/embeddings": embeddings,
+}
 
 
 class _Edge:
@@ -37,7 +49,7 @@ class _Edge:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         started = time.monotonic()
-        anthropic = request.path == "/v1/messages"
+        anthropic = request.path.startswith("/v1/messages")
         try:
             if request.path in _INFERENCE and request.method == "POST":
                 await self._strike(request)
@@ -45,11 +57,11 @@ class _Edge:
         except ApiError as error:
             response = plain_json(error.body(anthropic=anthropic), error.status, error.headers)
         except web.HTTPRequestEntityTooLarge:
-            error = ApiError(413, f"The request body is over {MAX_BODY} bytes.", "RequestEntityTooLarge")
-            response = plain_json(error.body(), 413)
-        except web.HTTPException as error:
-            allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-            response = plain_json({"detail": error.reason}, error.status, allowed)
+            large = ApiError(413, f"The request body is over {MAX_BODY} bytes.", "RequestEntityTooLarge")
+            response = plain_json(large.body(anthropic=anthropic), 413)
+        except web.HTTPException as refused:
+            allowed = {"Allow": refused.headers["Allow"]} if "Allow" in refused.headers else {}
+            response = plain_json({"detail": refused.reason}, refused.status, allowed)
         self._count(request, response, started)
         return response
 
@@ -116,6 +128,5 @@ SERVICE = web.AppKey("service", Service)
 
 async def drain(app: web.Application, seconds: float) -> None:
     """Wait until nothing is running, at most `seconds`."""
-    end = time.monotonic() + seconds
-    while app[SERVICE].runner.open and time.monotonic() < end:
-        await asyncio.sleep(0.02)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(app[SERVICE].runner.idle.wait(), seconds)

@@ -22,6 +22,12 @@ from ralb_sim.server.metric_names import (
 )
 from ralb_sim.server.ticket import Ticket
 
+_FLOPS = "Estimated number of {} per GPU (for Model Flops Utilization calculations)."
+_BY_REASON = (
+    "Number of waiting requests by reason. Reason labels: 'capacity' = waiting for scheduling capacity; "
+    "'deferred' = deferred by transient constraints (LoRA budget, KV transfer, blocked status). Sum of all "
+    "reasons equals vllm:num_requests_waiting."
+)
 FINISH_LABELS = ("stop", "length", "abort", "error", "repetition")
 
 
@@ -41,7 +47,7 @@ class ServerMetrics:
         one = (self._plain,)
         by = self._by
         self._flops = [
-            Counter(f"vllm:estimated_{what}_per_gpu", f"Estimated number of {text} per GPU (for Model Flops Utilization calculations).", *one)
+            Counter(f"vllm:estimated_{what}_per_gpu", _FLOPS.format(text), *one)
             for what, text in (
                 ("flops", "floating point operations"),
                 ("read_bytes", "bytes read from memory"),
@@ -205,9 +211,7 @@ class ServerMetrics:
         out.append(head("vllm:num_requests_waiting", "Number of requests waiting to be processed.", "gauge"))
         out.append(f"vllm:num_requests_waiting{plain} {number(stats.waiting)}\n")
         name = "vllm:num_requests_waiting_by_reason"
-        out.append(head(name, "Number of waiting requests by reason. Reason labels: 'capacity' = waiting for scheduling capacity; "
-                        "'deferred' = deferred by transient constraints (LoRA budget, KV transfer, blocked status). Sum of all "
-                        "reasons equals vllm:num_requests_waiting.", "gauge"))  # fmt: skip
+        out.append(head(name, _BY_REASON, "gauge"))
         out.append(f"{name}{by(reason='capacity')} {number(stats.waiting)}\n{name}{by(reason='deferred')} 0.0\n")
         name = "vllm:engine_sleep_state"
         out.append(head(name, "Engine sleep state; awake = 0 means engine is sleeping; awake = 1 means engine is awake; "

@@ -30,6 +30,10 @@ class EngineRunner:
         engine: The engine; nothing else may step it.
         metrics: Where every event is counted.
         time_scale: Real seconds per simulated second.
+
+    Attributes:
+        slowdown: Factor on every step's duration (a fault).
+        idle: Set while nothing is running or queued.
     """
 
     def __init__(self, engine: Engine, metrics: ServerMetrics, time_scale: float) -> None:
@@ -39,6 +43,8 @@ class EngineRunner:
         self.slowdown = 1.0
         self._tickets: dict[str, Ticket] = {}
         self._wake = asyncio.Event()
+        self.idle = asyncio.Event()
+        self.idle.set()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -69,6 +75,7 @@ class EngineRunner:
         """
         for ticket in tickets:
             self._engine.add(ticket.request)
+            self.idle.clear()
             self._tickets[ticket.request.id] = ticket
         self._wake.set()
 
@@ -80,6 +87,8 @@ class EngineRunner:
                 self._metrics.aborted()
         if not self._engine.has_work:
             self._metrics.stats = self._engine.stats()
+        if not self._tickets:
+            self.idle.set()
 
     async def _run(self) -> None:
         deadline = 0.0
@@ -134,5 +143,7 @@ class EngineRunner:
                 ticket.done = True
                 ticket.changed.set()
                 self._metrics.finished(ticket, done, now)
+        if not self._tickets:
+            self.idle.set()
         self._metrics.step(result.scheduled_tokens, len(result.preempted))
         self._metrics.stats = self._engine.stats()

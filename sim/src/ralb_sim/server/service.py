@@ -174,7 +174,8 @@ class Service:
             limit = self._limit(tokens.count(prompt), asked.max_tokens)
             for number in range(asked.n):
                 answer = compose(prompt, self._options(asked, model, limit, asked.salt + number))
-                job.choices.append(Choice(len(job.choices), self._ticket(prompt, answer, asked, job.changed), answer))
+                ticket = self._ticket(prompt, answer, asked, limit, job.changed)
+                job.choices.append(Choice(len(job.choices), ticket, answer))
         self._queue(job)
         return job
 
@@ -189,7 +190,7 @@ class Service:
         empty = Answer(b"", (), None, "stop")
         for prompt in prompts:
             self._limit(tokens.count(prompt), 0)
-            ticket = self._ticket(prompt, empty, Generation(name, prompts), job.changed)
+            ticket = self._ticket(prompt, empty, Generation(name, prompts), None, job.changed)
             job.choices.append(Choice(len(job.choices), ticket, empty))
         self._queue(job)
         return job
@@ -239,7 +240,9 @@ class Service:
             return asked.tools[tokens.fingerprint(asked.prompts[0]) % len(asked.tools)]
         return None
 
-    def _ticket(self, prompt: bytes, answer: Answer, asked: Generation, changed: asyncio.Event) -> Ticket:
+    def _ticket(
+        self, prompt: bytes, answer: Answer, asked: Generation, limit: int | None, changed: asyncio.Event
+    ) -> Ticket:
         request = EngineRequest(
             id=f"r{next(self._numbers)}",
             prompt_tokens=tokens.count(prompt),
@@ -251,7 +254,7 @@ class Service:
             arrived=time.monotonic(),
             truncated=answer.finish_reason == "length",
             n=asked.n,
-            max_tokens=asked.max_tokens,
+            max_tokens=limit,
             changed=changed,
             quiet=not asked.stream,
         )

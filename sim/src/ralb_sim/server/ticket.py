@@ -15,7 +15,7 @@ class Ticket:
         arrived: When it was queued.
         truncated: The answer ends by its token limit (finish reason `length`).
         n: The request's `n`.
-        max_tokens: The request's token limit, if it had one.
+        max_tokens: The token limit it runs under; None for pooling.
         changed: Set whenever tokens came out or the request ended; shared by the choices of one HTTP request.
         quiet: Nobody shows partial output: `changed` is set at the end only.
         emitted: Output tokens visible so far.
