@@ -1,0 +1,247 @@
+"""From a plan to pods in order: the level, the pools within it, the pods within each.
+
+Pools are tried by priority level, lowest first. A level whose pools have a fit pod comes before one where all pods are at their
+concurrency cap, and that before one where all have failed. Within a level and state pools are drawn without replacement by
+weight (the Efraimidis-Spirakis keys), so with equal queues the first pool's share is exactly its weight; a pool with a longer
+queue than its peers counts for less. Weight 0 comes after all others of its level.
+
+    effective weight = weight / (1 + (mean waiting per pod - the least mean waiting among the peers))
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from ralb.v1.snapshot_pb2 import Pool
+
+from ralb_extproc.place.dice import Dice
+from ralb_extproc.place.ledger import FlightInfo
+from ralb_extproc.place.load import queue
+from ralb_extproc.place.pods import PodTable, PoolView
+from ralb_extproc.place.prefix import NO_PREFIX, Prefix
+from ralb_extproc.place.product import CAPPED, FAILING, FIT, Ranking, rank
+from ralb_extproc.types import Attempt, Candidate, Placement, Plan
+
+MAX_ATTEMPTS: Final = 4
+
+
+class PoolTable(Protocol):
+    """What of a routing table is needed here."""
+
+    @property
+    def pools(self) -> Mapping[str, Pool]:
+        """Pools by id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The numbers of a request that placing needs.
+
+    Attributes:
+        input_tokens: estimated prompt tokens.
+        output_tokens: expected answer tokens.
+        prefix: its hashed prompt.
+        intent: for learning; see ``FlightInfo``.
+        stream: for learning.
+    """
+
+    input_tokens: int
+    output_tokens: int = 0
+    prefix: Prefix = NO_PREFIX
+    intent: str = ""
+    stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """A candidate with its pool's pods ranked; no view for a pool of which Envoy chooses the endpoint."""
+
+    candidate: Candidate
+    pool: Pool
+    view: PoolView | None
+    ranking: Ranking | None
+    state: int
+    wanted: int  # pods to take in the first round: those that did not fail
+    measured: bool
+    queue: float
+
+    @property
+    def size(self) -> int:
+        return 1 if self.view is None else len(self.view.slots)
+
+
+class NowhereError(LookupError):
+    """No pool of the plan is in the table: plan and table are of different snapshots."""
+
+
+def place(
+    table: PoolTable,
+    pods: PodTable,
+    plan: Plan,
+    ask: Ask,
+    now: float,
+    dice: Dice,
+    max_attempts: int = MAX_ATTEMPTS,
+) -> Placement:
+    """Choose where a request goes, first choice first. Changes nothing; see ``commit``.
+
+    The chosen pool gives its best pods (two if it has them, more when few other pools follow), then each further pool its best;
+    what room is left is filled with the next best. Pods that failed lately come in only as a last resort. No pod appears twice.
+
+    Args:
+        table: has the plan's pools by id.
+        pods: the state of the pods.
+        plan: candidates in order of priority.
+        ask: the request's numbers.
+        now: monotonic seconds.
+        dice: drawn from for weights and ties.
+        max_attempts: most attempts to name.
+
+    Raises:
+        NowhereError: no candidate's pool is in the table.
+    """
+    options = _ordered(table, pods, plan, ask, now, dice, max_attempts)
+    if not options:
+        raise NowhereError(f"none of the plan's pools is known: {', '.join(c.pool for c in plan.candidates)}")
+    attempts: list[Attempt] = []
+    model = options[0].candidate.model
+    for option, count in _shares(options, max_attempts):
+        candidate, pool = option.candidate, option.pool
+        cluster = pool.cluster if candidate.model == model else pool.rewrite_cluster
+        if option.view is None or option.ranking is None:
+            attempts.append(Attempt(candidate.pool, cluster, "", candidate.model))
+            continue
+        for position in option.ranking.order[:count]:
+            attempts.append(Attempt(candidate.pool, cluster, option.view.addresses[position], candidate.model))
+    return _placement(tuple(attempts), options, ask)
+
+
+def _placement(attempts: tuple[Attempt, ...], options: list[_Option], ask: Ask) -> Placement:
+    first = options[0]
+    considered = sum(option.size for option in options if option.view is not None)
+    if first.ranking is None:
+        return Placement(attempts, uncached_tokens=ask.input_tokens, considered=considered, reason="service")
+    uncached = first.ranking.uncached
+    if first.state >= CAPPED:
+        reason = "saturated"
+    elif considered == 1:
+        reason = "only"
+    else:
+        reason = "best" if first.measured else "no-metrics"
+    return Placement(
+        attempts,
+        prefix_hit=1.0 - uncached / ask.input_tokens if ask.input_tokens else 0.0,
+        uncached_tokens=round(uncached),
+        score=first.ranking.score,
+        considered=considered,
+        reason=reason,
+    )
+
+
+def commit(pods: PodTable, request_id: str, placement: Placement, plan: Plan, ask: Ask, now: float) -> None:
+    """Charge a placed request to its first pod and note its prompt in the prefix index.
+
+    Call it once per request, in the same event loop turn as ``place``: the next decision must see it.
+    """
+    attempts: list[tuple[int, int]] = []
+    for attempt in placement.attempts:
+        slot = pods.slot(attempt.pool, attempt.endpoint)
+        key = pods.key(slot) if slot is not None else None
+        attempts.append((slot, key.generation) if slot is not None and key is not None else (-1, -1))
+    first = placement.attempts[0]
+    info = FlightInfo(
+        pool=first.pool,
+        tier=next((c.tier for c in plan.candidates if c.pool == first.pool and c.model == first.model), ""),
+        intent=ask.intent,
+        stream=ask.stream,
+        input_tokens=ask.input_tokens,
+        hit_tokens=ask.input_tokens - placement.uncached_tokens,
+        attempts=tuple(attempts),
+        pools=tuple(a.pool for a in placement.attempts),
+    )
+    slot = attempts[0][0]
+    pods.begin(request_id, slot, placement.uncached_tokens, ask.output_tokens, now, info)
+    if slot >= 0:
+        pods.prefix.record(ask.prefix, slot)
+
+
+def _ordered(
+    table: PoolTable, pods: PodTable, plan: Plan, ask: Ask, now: float, dice: Dice, want: int
+) -> list[_Option]:
+    """All usable candidates, first choice first; stops ranking further levels when enough fit pods are found."""
+    by_state: tuple[list[_Option], ...] = ([], [], [])
+    fit = 0
+    level: list[_Option] = []
+    priority = None
+    seen: set[str] = set()
+    shared = len(plan.candidates) > 1
+    for candidate in plan.candidates:
+        if candidate.priority != priority:
+            _settle(level, by_state, dice)
+            level, priority = [], candidate.priority
+            if fit >= want:
+                break
+        pool = table.pools.get(candidate.pool)
+        if pool is None or candidate.pool in seen:
+            continue
+        seen.add(candidate.pool)
+        option = _option(candidate, pool, pods, ask, now, dice, want, shared)
+        level.append(option)
+        if option.state == FIT:
+            fit += option.wanted
+    _settle(level, by_state, dice)
+    return [option for state in by_state for option in state]
+
+
+def _option(
+    candidate: Candidate, pool: Pool, pods: PodTable, ask: Ask, now: float, dice: Dice, want: int, shared: bool
+) -> _Option:
+    view = pods.view(candidate.pool)
+    if view is None:
+        # A pool that should have pods and has none can only answer 503: last of all.
+        return _Option(candidate, pool, None, None, FAILING if pool.metrics_path else FIT, 1, False, 0.0)
+    block, state = pods.block(view), pods.steady(view, now)
+    hits = pods.prefix.hits(ask.prefix, view.select, ask.input_tokens) if ask.prefix.hashes else None
+    ranking = rank(block, state, view.cap, ask.input_tokens, hits, now, dice, want)
+    waiting = queue(block, state) if shared else 0.0
+    return _Option(candidate, pool, view, ranking, ranking.best, max(1, ranking.usable), state.measured, waiting)
+
+
+def _settle(level: list[_Option], by_state: tuple[list[_Option], ...], dice: Dice) -> None:
+    """Order the pools of one level and put each with its state."""
+    if len(level) > 1:
+        least = min(option.queue for option in level)
+        draws = dice.many(len(level)).tolist()
+        keys = [_key(option, draw, least) for option, draw in zip(level, draws, strict=True)]
+        level = [level[i] for i in sorted(range(len(level)), key=keys.__getitem__)]
+    for option in level:
+        by_state[option.state].append(option)
+
+
+def _key(option: _Option, draw: float, least: float) -> tuple[int, float]:
+    """Ascending order of these is a weighted draw without replacement; weight 0 after all others."""
+    weight = option.candidate.weight
+    exponential = -math.log1p(-draw) * (1.0 + max(0.0, option.queue - least))
+    return (0, exponential / weight) if weight > 0 else (1, exponential)
+
+
+def _shares(options: list[_Option], room: int) -> list[tuple[_Option, int]]:
+    """How many pods each pool gives, in order; sums to at most ``room``, at least 1."""
+    room = max(1, room)
+    first = options[0]
+    if len(options) == 1:
+        return [(first, min(room, first.size))]
+    counts = [0] * len(options)
+    counts[0] = min(first.wanted, max(2, room - len(options) + 1), room)
+    left = room - counts[0]
+    for i in range(1, len(options)):
+        if left:
+            counts[i] = 1
+            left -= 1
+    for last_resort in (False, True):
+        for i, option in enumerate(options):
+            more = min(left, max(0, (option.size if last_resort else option.wanted) - counts[i])) if counts[i] else 0
+            counts[i] += more
+            left -= more
+    return [(option, count) for option, count in zip(options, counts, strict=True) if count]

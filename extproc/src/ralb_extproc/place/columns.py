@@ -1,0 +1,61 @@
+"""The columns of the pod table: a float matrix with one row per column name and one column per slot.
+
+One matrix rather than many arrays, so that a pool's state is fetched with a single indexing operation. The trap is that the
+matrix is replaced when it grows: hold slots, never views, across calls.
+"""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Slots = npt.NDArray[np.intp]
+Bools = npt.NDArray[np.bool_]
+
+# As the pod said, at SCRAPED_AT.
+WAITING: Final = 0
+RUNNING: Final = 1
+KV_USAGE: Final = 2
+KV_CAPACITY: Final = 3  # tokens; 0 = unknown
+SCRAPED_AT: Final = 4  # monotonic seconds; -inf = never
+# As we sent, from the ledger.
+INFLIGHT: Final = 5  # requests
+PREFILL: Final = 6  # tokens not yet known to be prefilled
+DECODE: Final = 7  # tokens expected to come
+SINCE: Final = 8  # requests in flight which the last scrape cannot have seen
+BACKLOG: Final = 9  # prefill tokens queued by us, at BACKLOG_AT; drains at PREFILL_RATE
+BACKLOG_AT: Final = 10
+# As learned from outcomes.
+FAILURES: Final = 11  # consecutive
+FAILED_AT: Final = 12
+PROBE_AT: Final = 13  # when a failing pod may next be tried first
+PREFILL_RATE: Final = 14  # tokens per second
+HIT_TRUST: Final = 15  # share of expected prefix hits that came true, 0 to 1
+# Bookkeeping.
+FIRST_SEEN: Final = 16  # -inf for pods that were there before us
+QUERY_RATE: Final = 17  # prefix cache tokens looked up per second
+HIT_RATE: Final = 18  # prefix cache tokens found per second
+LAST_QUERIES: Final = 19  # counters as of SCRAPED_AT; -1 = none yet
+LAST_HITS: Final = 20
+UNREACHABLE: Final = 21  # 1 = refused the scraper's last connection
+SEEN: Final = 22  # WAITING + RUNNING + SINCE, kept up for speed
+COUNT: Final = 23
+
+INITIAL_PREFILL_RATE: Final = 10_000.0
+
+_INITIAL: Final = np.zeros(COUNT)
+_INITIAL[[SCRAPED_AT, FAILED_AT, PROBE_AT, FIRST_SEEN, BACKLOG_AT]] = -np.inf
+_INITIAL[PREFILL_RATE] = INITIAL_PREFILL_RATE
+_INITIAL[HIT_TRUST] = 1.0
+_INITIAL[[LAST_QUERIES, LAST_HITS]] = -1.0
+
+
+def empty(slots: int) -> Floats:
+    """A matrix for so many slots, each as of a pod nothing is known of."""
+    return np.repeat(_INITIAL[:, np.newaxis], slots, axis=1)
+
+
+def reset(data: Floats, slot: int) -> None:
+    """Make a slot as of a pod nothing is known of."""
+    data[:, slot] = _INITIAL

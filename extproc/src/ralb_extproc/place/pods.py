@@ -1,0 +1,397 @@
+"""The pod table: all that is known of every pod, one slot per (pool, endpoint).
+
+Written by the snapshot (``update``), the request path (``begin``, ``finish``, ``first_token``), the scraper (``observe``,
+``unreachable``) and the access log (``fail``, ``succeed``); read by ``place``. Slots are stable while the endpoint stays; after
+that they are used again under a new generation, so late news of a gone pod cannot hit its successor. Everything runs on one
+event loop; nothing here blocks, awaits or reads a clock. Times are monotonic seconds given by the caller.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+from ralb.v1.snapshot_pb2 import Pool
+
+from ralb_extproc.place import columns as col
+from ralb_extproc.place.columns import Floats, Slots
+from ralb_extproc.place.ledger import NO_INFO, Flight, FlightInfo, Ledger
+from ralb_extproc.place.load import STEADY_SECONDS, Steady, steady
+from ralb_extproc.place.prefix import PrefixIndex
+from ralb_extproc.place.sample import PodSample
+
+MAX_PODS: Final = 16_384
+# A request reaches the engine's gauges this long after we placed it: network, tokenizer, one step.
+SETTLE_SECONDS: Final = 0.05
+# A failing pod is tried first at most this often, doubling with each failure in a row.
+PROBE_SECONDS: Final = 0.5
+PROBE_SECONDS_MAX: Final = 10.0
+_STALE_SECONDS: Final = 1.0
+_UNREACHABLE_AS: Final = 8.0  # failures in a row that a refused scrape stands for
+_RECENT_LIMIT: Final = 4096
+_RATE_HALF_LIFE: Final = 10.0
+_PREFILL_RATE_MIN: Final = 100.0
+_PREFILL_RATE_MAX: Final = 1e6
+_PREFILL_LEARN_TOKENS: Final = 256
+_LEARN: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """The slots of one pool, in order of address.
+
+    Attributes:
+        pool: pool id.
+        addresses: endpoint addresses.
+        slots: their slots.
+        select: the same as an index into the table: a slice where the slots are adjacent, else an array.
+        cap: most requests at once per pod; 0 = no cap.
+    """
+
+    pool: str
+    addresses: tuple[str, ...]
+    slots: tuple[int, ...]
+    select: slice | Slots
+    cap: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an update did: slots that appeared and that went, and endpoints refused for lack of room."""
+
+    added: tuple[int, ...] = ()
+    dropped: tuple[int, ...] = ()
+    refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PodKey:
+    """Who a slot is: pool id, ``ip:port``, and the slot's generation."""
+
+    pool: str
+    address: str
+    generation: int
+
+
+class PodTable:
+    """State of all pods.
+
+    Args:
+        prefix: the prefix index to keep in step; a default one if not given.
+        ledger_limit: most requests in flight that are tracked; beyond it the oldest is let go.
+        ttl: seconds after which a flight without outcome is let go.
+    """
+
+    def __init__(self, prefix: PrefixIndex | None = None, *, ledger_limit: int = 50_000, ttl: float = 900.0) -> None:
+        self.prefix = prefix if prefix is not None else PrefixIndex()
+        self.ledger = Ledger(ledger_limit, ttl)
+        self.data: Floats = col.empty(16)
+        self.lost = 0  # flights let go without an outcome
+        self._keys: list[PodKey | None] = [None] * 16
+        self._generation = 0
+        self._slot_of: dict[tuple[str, str], int] = {}
+        self._recent: list[deque[Flight]] = [deque() for _ in range(16)]
+        self._views: dict[str, PoolView] = {}
+        self._steady: dict[str, Steady] = {}
+
+    # ---- which pods there are ----
+
+    def __len__(self) -> int:
+        return len(self._slot_of)
+
+    def view(self, pool: str) -> PoolView | None:
+        """The slots of a pool; None for a pool without endpoints or one not known."""
+        return self._views.get(pool)
+
+    def views(self) -> Iterable[PoolView]:
+        """All pools that have endpoints."""
+        return self._views.values()
+
+    def block(self, view: PoolView) -> Floats:
+        """The columns of a pool, (columns x pods); valid until the next update, not to be written."""
+        return self.data[:, view.select]
+
+    def steady(self, view: PoolView, now: float) -> Steady:
+        """What holds for some milliseconds about a pool's pods; computed again when it is too old or a pod's state jumps."""
+        found = self._steady.get(view.pool)
+        if found is None or not 0.0 <= now - found.at <= STEADY_SECONDS:
+            found = self._steady[view.pool] = steady(self.block(view), now)
+        return found
+
+    def slot(self, pool: str, address: str) -> int | None:
+        """The slot of an endpoint, or None."""
+        return self._slot_of.get((pool, address))
+
+    def key(self, slot: int) -> PodKey | None:
+        """Who a slot is now."""
+        return self._keys[slot] if 0 <= slot < len(self._keys) else None
+
+    def is_current(self, slot: int, generation: int) -> bool:
+        """Whether a slot still is the pod it was under that generation."""
+        key = self.key(slot)
+        return key is not None and key.generation == generation
+
+    def update(self, pools: Iterable[Pool], now: float) -> Change:
+        """Take over the endpoints of a snapshot; surviving ones keep their state.
+
+        A pod that joins a pool already served by others starts slowly; those found at the pool's first appearance do not.
+        Endpoints beyond ``MAX_PODS`` are left out and counted in ``refused``.
+        """
+        wanted: dict[str, tuple[tuple[str, ...], int]] = {}
+        total = refused = 0
+        for pool in pools:
+            addresses = tuple(sorted({e.address for e in pool.endpoints if e.address}))
+            room = MAX_PODS - total
+            refused += max(0, len(addresses) - room)
+            addresses = addresses[:room]
+            total += len(addresses)
+            if addresses:
+                wanted[pool.id] = (addresses, pool.concurrency_per_replica)
+        dropped: list[int] = []
+        for pool_id, view in self._views.items():
+            keep = set(wanted[pool_id][0]) if pool_id in wanted else frozenset()
+            for address, slot in zip(view.addresses, view.slots, strict=True):
+                if address not in keep:
+                    self._drop(pool_id, address, slot)
+                    dropped.append(slot)
+        added: list[int] = []
+        views: dict[str, PoolView] = {}
+        for pool_id, (addresses, cap) in wanted.items():
+            old = self._views.get(pool_id)
+            if old is not None and old.addresses == addresses and old.cap == cap:
+                views[pool_id] = old
+                continue
+            new = [a for a in addresses if (pool_id, a) not in self._slot_of]
+            for address, slot in zip(new, self._allocate(len(new)), strict=True):
+                self._enter(pool_id, address, slot, now if old is not None else -np.inf)
+                added.append(slot)
+            slots = tuple(self._slot_of[pool_id, a] for a in addresses)
+            views[pool_id] = PoolView(pool_id, addresses, slots, _select(slots), cap)
+        self._views = views
+        self._steady.clear()
+        self.prefix.reserve(len(self._keys))
+        return Change(tuple(added), tuple(dropped), refused)
+
+    def _allocate(self, count: int) -> list[int]:
+        """Free slots, adjacent ones if there are any so many, growing the table when it is full."""
+        if not count:
+            return []
+        free = [i for i, key in enumerate(self._keys) if key is None]
+        if len(free) < count:
+            have = len(self._keys)
+            more = max(have, count)
+            self.data = np.concatenate([self.data, col.empty(more)], axis=1)
+            self._keys.extend([None] * more)
+            self._recent.extend(deque() for _ in range(more))
+            free.extend(range(have, have + more))
+        for i in range(len(free) - count + 1):
+            if free[i + count - 1] - free[i] == count - 1:
+                return free[i : i + count]
+        return free[:count]
+
+    def _enter(self, pool: str, address: str, slot: int, first_seen: float) -> None:
+        self._generation += 1
+        self._keys[slot] = PodKey(pool, address, self._generation)
+        self._slot_of[pool, address] = slot
+        col.reset(self.data, slot)
+        self.data[col.FIRST_SEEN, slot] = first_seen
+
+    def _drop(self, pool: str, address: str, slot: int) -> None:
+        del self._slot_of[pool, address]
+        self._keys[slot] = None
+        self._recent[slot] = deque()
+        col.reset(self.data, slot)
+        self.prefix.forget(slot)
+
+    # ---- requests ----
+
+    def begin(
+        self, request_id: str, slot: int, prefill: float, decode: float, now: float, info: FlightInfo = NO_INFO
+    ) -> None:
+        """Charge a request to a pod.
+
+        Args:
+            request_id: key for ``finish``. Beginning an id again releases its earlier flight.
+            slot: the pod; -1 for a request of which Envoy chooses the endpoint: tracked, charged to nobody.
+            prefill: uncached prompt tokens.
+            decode: expected answer tokens.
+            now: monotonic seconds.
+            info: returned with the flight.
+        """
+        key = self.key(slot)
+        flight = Flight(request_id, slot, key.generation if key else -1, prefill, decode, prefill, now, info=info)
+        left = self.ledger.add(flight)
+        if left is not None:
+            self._release(left)
+            self.lost += 1
+        if key is None:
+            return
+        data = self.data
+        data[col.INFLIGHT, slot] += 1.0
+        data[col.PREFILL, slot] += prefill
+        data[col.DECODE, slot] += decode
+        data[col.SINCE, slot] += 1.0
+        data[col.SEEN, slot] += 1.0
+        since = max(0.0, now - float(data[col.BACKLOG_AT, slot]))
+        flight.ahead = max(0.0, float(data[col.BACKLOG, slot]) - float(data[col.PREFILL_RATE, slot]) * since)
+        data[col.BACKLOG, slot] = flight.ahead + prefill
+        data[col.BACKLOG_AT, slot] = now
+        if data[col.FAILURES, slot]:
+            data[col.PROBE_AT, slot] = now + _probe_wait(float(data[col.FAILURES, slot]))
+            self._steady.pop(key.pool, None)
+        flight.recent = True
+        recent = self._recent[slot]
+        recent.append(flight)
+        while recent and (not recent[0].open or len(recent) > _RECENT_LIMIT):
+            self._leave_recent(recent.popleft())
+
+    def first_token(self, request_id: str) -> None:
+        """Note that a request's prefill is done; its prefill tokens leave the pod's account."""
+        flight = self.ledger.get(request_id)
+        if flight is not None and self.is_current(flight.slot, flight.generation):
+            self.data[col.PREFILL, flight.slot] -= flight.prefill
+            flight.prefill = 0.0
+
+    def finish(self, request_id: str) -> Flight | None:
+        """End a flight and release its load; returns it, or None if it is not (or no longer) known."""
+        flight = self.ledger.take(request_id)
+        if flight is not None:
+            self._release(flight)
+        return flight
+
+    def sweep(self, now: float) -> int:
+        """Let go of flights older than the time limit; returns how many. Call every few seconds."""
+        expired = self.ledger.expired(now)
+        for flight in expired:
+            self._release(flight)
+        self.lost += len(expired)
+        return len(expired)
+
+    def _release(self, flight: Flight) -> None:
+        flight.open = False
+        slot = flight.slot
+        if not self.is_current(slot, flight.generation):
+            return
+        data = self.data
+        self._leave_recent(flight)
+        data[col.INFLIGHT, slot] -= 1.0
+        if data[col.INFLIGHT, slot] <= 0.0:  # nothing in flight: also wipe what rounding left
+            data[[col.INFLIGHT, col.PREFILL, col.DECODE], slot] = 0.0
+        else:
+            data[col.PREFILL, slot] -= flight.prefill
+            data[col.DECODE, slot] -= flight.decode
+
+    def _leave_recent(self, flight: Flight) -> None:
+        if flight.recent:
+            flight.recent = False
+            self.data[col.SINCE, flight.slot] -= 1.0
+            self.data[col.SEEN, flight.slot] -= 1.0
+
+    # ---- what pods say ----
+
+    def observe(self, slot: int, sample: PodSample, now: float) -> None:
+        """Take over a reading. One that lacks the load leaves the last load to age."""
+        key = self.key(slot)
+        if key is None:
+            return
+        data = self.data
+        if now - data[col.SCRAPED_AT, slot] > _STALE_SECONDS:
+            self._steady.pop(key.pool, None)
+        if data[col.UNREACHABLE, slot] and sample.started > data[col.FAILED_AT, slot]:
+            self.succeed(slot)
+        if sample.kv_usage is not None:
+            data[col.KV_USAGE, slot] = sample.kv_usage
+        if sample.kv_capacity is not None:
+            data[col.KV_CAPACITY, slot] = sample.kv_capacity
+        self._observe_prefix(slot, sample)
+        if sample.waiting is None or sample.running is None:
+            return
+        data[col.WAITING, slot] = sample.waiting
+        data[col.RUNNING, slot] = sample.running
+        data[col.SCRAPED_AT, slot] = min(now, sample.started)
+        cutoff = sample.started - SETTLE_SECONDS
+        recent = self._recent[slot]
+        while recent and (not recent[0].open or recent[0].begun < cutoff):
+            self._leave_recent(recent.popleft())
+        data[col.SEEN, slot] = sample.waiting + sample.running + data[col.SINCE, slot]
+
+    def _observe_prefix(self, slot: int, sample: PodSample) -> None:
+        """Rates from the prefix cache counters. Counters that fall mean a new process: its cache is empty."""
+        if sample.prefix_queries is None or sample.prefix_hits is None:
+            return
+        data = self.data
+        last, seconds = float(data[col.LAST_QUERIES, slot]), sample.started - float(data[col.SCRAPED_AT, slot])
+        if last >= 0.0 and sample.prefix_queries < last:
+            self.prefix.forget(slot)
+            data[col.FIRST_SEEN, slot] = sample.started
+            data[[col.QUERY_RATE, col.HIT_RATE], slot] = 0.0
+        elif last >= 0.0 and 0.0 < seconds < np.inf:
+            keep = 0.5 ** (seconds / _RATE_HALF_LIFE)
+            queries = (sample.prefix_queries - last) / seconds
+            hits = max(0.0, sample.prefix_hits - float(data[col.LAST_HITS, slot])) / seconds
+            data[col.QUERY_RATE, slot] += (1.0 - keep) * (queries - data[col.QUERY_RATE, slot])
+            data[col.HIT_RATE, slot] += (1.0 - keep) * (hits - data[col.HIT_RATE, slot])
+        data[col.LAST_QUERIES, slot] = sample.prefix_queries
+        data[col.LAST_HITS, slot] = sample.prefix_hits
+
+    def unreachable(self, slot: int, now: float) -> None:
+        """The scraper was refused a connection: the pod goes last until it answers a scrape or a request.
+
+        It is still probed by a request now and then, since the scraper's way to it may be shut alone. Its cache is gone.
+        """
+        if self.key(slot) is not None and not self.data[col.UNREACHABLE, slot]:
+            self.data[col.FAILURES, slot] = max(_UNREACHABLE_AS, float(self.data[col.FAILURES, slot]))
+            self.fail(slot, now)
+            self.data[col.UNREACHABLE, slot] = 1.0
+            self.prefix.forget(slot)
+
+    # ---- how requests went ----
+
+    def fail(self, slot: int, now: float) -> None:
+        """A request failed on the pod: it goes last until its next probe, and longer with every failure in a row."""
+        key = self.key(slot)
+        if key is None:
+            return
+        self._steady.pop(key.pool, None)
+        data = self.data
+        data[col.FAILURES, slot] = min(data[col.FAILURES, slot] + 1.0, 1000.0)
+        data[col.FAILED_AT, slot] = now
+        data[col.PROBE_AT, slot] = now + _probe_wait(float(data[col.FAILURES, slot]))
+
+    def succeed(self, slot: int) -> None:
+        """A request was served: the pod is as good as any."""
+        key = self.key(slot)
+        if key is not None and self.data[col.FAILURES, slot]:
+            self._steady.pop(key.pool, None)
+            self.data[[col.FAILURES, col.UNREACHABLE], slot] = 0.0
+            self.data[col.PROBE_AT, slot] = -np.inf
+
+    def learn_prefill(self, flight: Flight, ttft: float) -> None:
+        """Correct the pod's prefill rate by the time to first token (seconds) of a flight it served.
+
+        The sample is (backlog ahead + own uncached tokens) / TTFT; small prompts say nothing and are passed over.
+        """
+        tokens = flight.ahead + flight.uncached
+        if ttft > 0.0 and tokens >= _PREFILL_LEARN_TOKENS and self.is_current(flight.slot, flight.generation):
+            rate = min(max(tokens / ttft, _PREFILL_RATE_MIN), _PREFILL_RATE_MAX)
+            self.data[col.PREFILL_RATE, flight.slot] **= 1.0 - _LEARN
+            self.data[col.PREFILL_RATE, flight.slot] *= rate**_LEARN
+
+    def learn_hits(self, slot: int, expected: float, actual: float) -> None:
+        """Correct the trust in expected prefix hits (tokens) of a pod by what its answer said was cached."""
+        if expected > 0.0 and self.key(slot) is not None:
+            came_true = min(max(actual / expected, 0.0), 1.0)
+            self.data[col.HIT_TRUST, slot] += _LEARN * (came_true - self.data[col.HIT_TRUST, slot])
+
+
+def _probe_wait(failures: float) -> float:
+    wait: float = min(PROBE_SECONDS * 2.0 ** (min(failures, 16.0) - 1.0), PROBE_SECONDS_MAX)
+    return wait
+
+
+def _select(slots: tuple[int, ...]) -> slice | Slots:
+    if all(b - a == 1 for a, b in pairwise(slots)):
+        return slice(slots[0], slots[-1] + 1)
+    return np.array(slots, dtype=np.intp)
