@@ -24,6 +24,7 @@ from ralb_extproc.place.product import CAPPED, FAILING, FIT, Ranking, rank
 from ralb_extproc.types import Attempt, Candidate, Placement, Plan
 
 MAX_ATTEMPTS: Final = 4
+_KEEP_PREFIX: Final = 2000  # flights; a prefix takes up to 30 kB
 
 
 class PoolTable(Protocol):
@@ -159,6 +160,7 @@ def commit(pods: PodTable, request_id: str, placement: Placement, plan: Plan, as
         hit_tokens=ask.input_tokens - placement.uncached_tokens,
         attempts=tuple(attempts),
         pools=tuple(a.pool for a in placement.attempts),
+        prefix=ask.prefix if len(pods.ledger) < _KEEP_PREFIX else NO_PREFIX,
     )
     slot = attempts[0][0]
     pods.begin(request_id, slot, placement.uncached_tokens, ask.output_tokens, now, info)

@@ -8,6 +8,8 @@ Not safe for threads; the request path is one event loop.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ralb_extproc.place.prefix import NO_PREFIX, Prefix
+
 
 @dataclass(frozen=True, slots=True)
 class FlightInfo:
@@ -22,6 +24,7 @@ class FlightInfo:
         hit_tokens: prompt tokens expected in the first pod's prefix cache.
         attempts: (slot, generation) of every planned attempt; slot -1 where Envoy chooses the endpoint.
         pools: pool id of every planned attempt.
+        prefix: the hashed prompt, while few enough are in flight to keep it.
     """
 
     pool: str = ""
@@ -32,6 +35,7 @@ class FlightInfo:
     hit_tokens: int = 0
     attempts: tuple[tuple[int, int], ...] = ()
     pools: tuple[str, ...] = ()
+    prefix: Prefix = NO_PREFIX
 
 
 NO_INFO = FlightInfo()

@@ -36,6 +36,7 @@ _PREFILL_RATE_MIN: Final = 100.0
 _PREFILL_RATE_MAX: Final = 1e6
 _PREFILL_LEARN_TOKENS: Final = 256
 _LEARN: Final = 0.05
+_TRUST_MIN: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,10 +381,17 @@ class PodTable:
             self.data[col.PREFILL_RATE, flight.slot] *= rate**_LEARN
 
     def learn_hits(self, slot: int, expected: float, actual: float) -> None:
-        """Correct the trust in expected prefix hits (tokens) of a pod by what its answer said was cached."""
+        """Correct the trust in expected prefix hits of a pod.
+
+        Args:
+            slot: the pod that served.
+            expected: tokens expected to be cached, as placed (with trust already applied).
+            actual: tokens its answer said were cached.
+        """
         if expected > 0.0 and self.key(slot) is not None:
-            came_true = min(max(actual / expected, 0.0), 1.0)
-            self.data[col.HIT_TRUST, slot] += _LEARN * (came_true - self.data[col.HIT_TRUST, slot])
+            trust = float(self.data[col.HIT_TRUST, slot])
+            came_true = min(max(actual * trust / expected, 0.0), 1.0)
+            self.data[col.HIT_TRUST, slot] = max(_TRUST_MIN, trust + _LEARN * (came_true - trust))
 
 
 def _probe_wait(failures: float) -> float:
