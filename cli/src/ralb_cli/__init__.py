@@ -1,4 +1,4 @@
-"""The ``ralb`` command: thin modules, one per subcommand, over what the other rooms offer.
+"""The ``ralb`` command. It may use every other room, and nothing may use it.
 
-May not enter: logic somebody else could need; it belongs into the room it is about.
+One module per subcommand; ``stack`` runs the whole of RALB on one machine for ``ralb up`` and ``ralb demo``.
 """

@@ -1,0 +1,258 @@
+"""The stack: load, compile, publish; start everything; load again when files change; drain and stop."""
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ralb_api.problems import Severity
+from ralb_operator.bootstrap import bootstrap
+from ralb_operator.compile import Result, compile_view
+from ralb_operator.control import ControlPlane
+from ralb_operator.files import load
+from ralb_operator.view import Gateway, View
+
+from ralb_cli.stack.envoy import EnvoyAdmin, envoy_binary
+from ralb_cli.stack.processes import Child, tail
+from ralb_cli.stack.simpods import SimPods, wanted
+
+_LOG = logging.getLogger(__name__)
+_READY_S = 60.0
+_DRAIN_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class StackOptions:
+    """How to run.
+
+    Attributes:
+        source: folder or file with objects.
+        port: client-facing port; 0 = any free one.
+        address: client-facing address.
+        admin_port: the processor's metrics port; 0 = any free one.
+        sim: start simulated pods for pools that ask for them.
+        records: where decision records go: "-" for stdout, "" for nowhere, else a file.
+        json_logs: the processor's log lines as JSON.
+        concurrency: Envoy's worker threads.
+    """
+
+    source: str
+    port: int = 8080
+    address: str = "127.0.0.1"
+    admin_port: int = 0
+    sim: bool = False
+    records: str = "-"
+    json_logs: bool = False
+    concurrency: int = 2
+
+
+class StackError(Exception):
+    """The stack cannot start; the text says why and what to do."""
+
+
+class Stack:
+    """One running RALB.
+
+    Args:
+        options: how.
+    """
+
+    def __init__(self, options: StackOptions) -> None:
+        self.options = options
+        self.port = options.port or _free_port(options.address)
+        self.admin_port = options.admin_port or _free_port("127.0.0.1")
+        self._envoy_admin_port = _free_port("127.0.0.1")
+        # Short: a Unix socket's path may have little more than 100 characters.
+        self.folder = Path(tempfile.mkdtemp(prefix="ralb-"))
+        self._gateway = Gateway(
+            address=options.address, port=self.port, processor=f"unix:{self.folder / 'extproc.sock'}"
+        )
+        self._control_address = f"unix:{self.folder / 'control.sock'}"
+        self.control = ControlPlane(self._control_address)
+        self.admin = EnvoyAdmin(self._envoy_admin_port)
+        self.pods = SimPods(self.folder, self.publish)
+        self._children: list[Child] = []
+        self._view: View | None = None
+        self._reloading = asyncio.Lock()
+        self._said: set[str] = set()
+
+    @property
+    def url(self) -> str:
+        """Base URL for clients."""
+        return f"http://{self.options.address}:{self.port}"
+
+    async def start(self) -> None:
+        """Start everything and wait until requests are served.
+
+        Raises:
+            StackError: something essential is missing or does not start.
+        """
+        try:
+            envoy = envoy_binary()
+            _check_port(self.options.address, self.port)
+            await self.control.start()
+            await self._start_processor()
+            await self.reload()
+            await self._start_envoy(envoy)
+            await self._wait_ready()
+        except OSError as error:
+            raise StackError(str(error)) from error
+
+    async def reload(self) -> None:
+        """Read the objects again and publish what changed. Pods that are no longer wanted drain first."""
+        async with self._reloading:
+            try:
+                view = await asyncio.to_thread(load, self.options.source, self._gateway)
+            except OSError as error:
+                if self._view is None:
+                    raise
+                _LOG.error("%s; the last good configuration stays in use", error)
+                return
+            self._view = view
+            if self.options.sim:
+                specs, complaints = wanted(view.pools.values())
+                for text in complaints:
+                    self._say(text, Severity.ERROR)
+                await self.pods.apply(specs, drain=5.0)
+            await self.publish()
+
+    async def publish(self) -> None:
+        """Compile the objects with the pods as they are now, and publish."""
+        if self._view is None:
+            return
+        view = replace(self._view, pods=(*self._view.pods, *self.pods.pods()))
+        result = await asyncio.to_thread(compile_view, view)
+        self._report(result)
+        report = await self.control.publish(result)
+        for nack in report.nacks:
+            _LOG.error("Envoy refuses part of the configuration: %s", nack)
+        for node, text in report.refusals:
+            _LOG.error("processor %s refuses the snapshot: %s", node, text)
+
+    async def stop(self, *, drain: float = _DRAIN_S) -> None:
+        """Let open requests end for up to ``drain`` seconds, then stop Envoy first and the rest after it."""
+        if self._children:
+            await self.admin.drain()
+            deadline = asyncio.get_running_loop().time() + drain
+            # Envoy has to be asked; nothing tells us.
+            while await self.admin.active_requests() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        for child in reversed(self._children):
+            await child.stop()
+        await self.control.stop()
+        await self.pods.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def describe(self) -> dict[str, Any]:
+        """What the ready-file holds."""
+        return {
+            "url": self.url,
+            "port": self.port,
+            "metrics": f"http://127.0.0.1:{self.admin_port}/metrics",
+            "admin_port": self.admin_port,
+            "envoy_admin_port": self._envoy_admin_port,
+            "pid": os.getpid(),
+            "processes": {child.name: child.pid for child in self._children},
+            "pods": self.pods.table(),
+            "folder": str(self.folder),
+        }
+
+    async def _start_processor(self) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "ralb_extproc.main",
+            *("--listen", self._gateway.processor),
+            *("--operator", self._control_address),
+            *("--admin-port", str(self.admin_port)),
+            *("--records", self.options.records),
+            *("--max-body-bytes", str(self._gateway.max_body_bytes)),
+        ]
+        if self.options.json_logs:
+            command.append("--json-logs")
+        child = Child("processor", command)
+        self._children.append(child)
+        await child.start()
+
+    async def _start_envoy(self, binary: str) -> None:
+        config = self.folder / "envoy.yaml"
+        config.write_text(
+            yaml.safe_dump(bootstrap("ralb-up", self._control_address, admin_port=self._envoy_admin_port))
+        )
+        command = [binary, "-c", str(config), "--use-dynamic-base-id", "--log-level", "warning"]
+        command += ["--concurrency", str(self.options.concurrency), "--drain-time-s", "5"]
+        child = Child("envoy", command, log=self.folder / "envoy.log")
+        self._children.append(child)
+        await child.start()
+
+    async def _wait_ready(self) -> None:
+        deadline = asyncio.get_running_loop().time() + _READY_S
+        while True:
+            if await self._serving():
+                return
+            if any(child.restarts >= 3 for child in self._children):
+                raise StackError(f"Envoy or the processor does not stay up:\n{tail(self.folder / 'envoy.log')}")
+            if asyncio.get_running_loop().time() > deadline:
+                log = tail(self.folder / "envoy.log")
+                raise StackError(f"not ready after {_READY_S:.0f} s; Envoy's log ends with:\n{log}")
+            await asyncio.sleep(0.05)
+
+    async def _serving(self) -> bool:
+        """Ready means that a request goes all the way: client port, Envoy, processor, snapshot."""
+        try:
+            reader, writer = await asyncio.open_connection(self.options.address, self.port)
+        except OSError:
+            return False
+        try:
+            writer.write(b"GET /v1/models HTTP/1.1\r\nhost: ralb\r\nconnection: close\r\n\r\n")
+            line = await asyncio.wait_for(reader.readline(), 5)
+            return b" 200 " in line
+        except (OSError, TimeoutError):
+            return False
+        finally:
+            writer.close()
+
+    def _report(self, result: Result) -> None:
+        current = {str(problem): problem for problem in result.problems}
+        for text, problem in current.items():
+            if text not in self._said:
+                self._say(str(problem), problem.severity)
+        self._said = set(current)
+
+    def _say(self, text: str, severity: Severity) -> None:
+        _LOG.log(logging.ERROR if severity is Severity.ERROR else logging.WARNING, "%s", text)
+
+
+def write_ready_file(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON so that a reader sees all of it or nothing."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content))
+    temporary.replace(path)
+
+
+def _free_port(address: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+def _check_port(address: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            raise StackError(
+                f"cannot listen on {address}:{port}: {error.strerror}; choose another with --port"
+            ) from error
+
+
+__all__ = ["Stack", "StackError", "StackOptions", "write_ready_file"]

@@ -1,0 +1,120 @@
+"""``ralb up``: RALB from YAML files on one machine, with live reload."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
+    """Add the parser."""
+    parser = subparsers.add_parser("up", help="run RALB on this machine from YAML files")
+    parser.add_argument("-f", "--file", required=True, metavar="DIR", help="folder or file with objects")
+    parser.add_argument(
+        "--sim", action="store_true", help="start simulated pods for pools annotated sim.ralb.dev/replicas"
+    )
+    parser.add_argument("--address", default="127.0.0.1", help="client-facing address (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8080, help="client-facing port, 0 = any free one (default: 8080)")
+    parser.add_argument(
+        "--admin-port", type=int, default=0, help="port of /metrics on loopback (default: any free one)"
+    )
+    parser.add_argument(
+        "--ready-file", metavar="FILE", help="written once requests are served: JSON with url, ports, pids, pods"
+    )
+    parser.add_argument(
+        "--records",
+        default="-",
+        metavar="FILE",
+        help="decision records, one JSON line each: a file, - for stdout (default), '' for nowhere",
+    )
+    parser.add_argument("--json-logs", action="store_true", help="log lines as JSON")
+    parser.add_argument("--concurrency", type=int, default=2, help="Envoy worker threads (default: 2)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run until SIGTERM or SIGINT, then drain."""
+    import os
+
+    # Children are started by fork: gRPC has nothing to prepare in them, they run another program at once.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    from ralb_api.logs import configure
+
+    configure(json_lines=args.json_logs)
+    for port in (args.port, args.admin_port):
+        if not 0 <= port <= 65535:
+            print(f"ralb up: {port} is not a port; use 0 to 65535", file=sys.stderr)
+            return 2
+    return asyncio.run(_serve(args))
+
+
+async def _serve(args: argparse.Namespace) -> int:
+    from ralb_cli.stack.stack import Stack, StackError, StackOptions, write_ready_file
+
+    log = logging.getLogger("ralb.up")
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stopping.set)
+    options = StackOptions(
+        source=args.file,
+        port=args.port,
+        address=args.address,
+        admin_port=args.admin_port,
+        sim=args.sim,
+        records=args.records,
+        json_logs=args.json_logs,
+        concurrency=args.concurrency,
+    )
+    stack = Stack(options)
+    ready_file = Path(args.ready_file) if args.ready_file else None
+    starting = asyncio.create_task(stack.start())
+    interrupted = asyncio.create_task(stopping.wait())
+    await asyncio.wait({starting, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+    watcher: asyncio.Task[None] | None = None
+    try:
+        if not starting.done():
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            return 0
+        try:
+            starting.result()
+        except StackError as error:
+            print(f"ralb up: {error}", file=sys.stderr)
+            return 1
+        log.info("ready: %s (metrics: %s)", stack.url, stack.describe()["metrics"])
+        if ready_file is not None:
+            write_ready_file(ready_file, stack.describe())
+        watcher = asyncio.create_task(_watch(args.file, stack.reload, stopping))
+        await stopping.wait()
+        log.info("draining")
+        return 0
+    finally:
+        interrupted.cancel()
+        if watcher is not None:
+            watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watcher
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
+        await stack.stop()
+
+
+async def _watch(source: str, reload: Any, stopping: asyncio.Event) -> None:
+    """Reload after every change of a YAML file; changes within 100 ms count as one."""
+    from watchfiles import awatch
+
+    def is_yaml(_: object, path: str) -> bool:
+        return path.endswith((".yaml", ".yml"))
+
+    log = logging.getLogger("ralb.up")
+    async for _ in awatch(source, watch_filter=is_yaml, debounce=400, step=100, stop_event=stopping):
+        log.info("files changed, loading again")
+        try:
+            await reload()
+        except Exception:
+            # A reload must never end the process: what is published stays in use.
+            log.exception("loading failed; the last good configuration stays in use")

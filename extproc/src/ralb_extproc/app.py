@@ -1,0 +1,102 @@
+"""The processor as a whole: one event loop, one gRPC server for Envoy, one stream from the operator."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import socket
+import time
+from dataclasses import dataclass
+
+from grpc import aio
+from ralb.v1 import snapshot_pb2 as pb
+
+from ralb_extproc.decision import Decision, record
+from ralb_extproc.place import PodTable
+from ralb_extproc.router import Router
+from ralb_extproc.service import ProcessorService
+from ralb_extproc.sink import RecordSink
+from ralb_extproc.snapshots import SnapshotFollower
+from ralb_extproc.table import RoutingTable
+from ralb_extproc.understand import FeatureScore
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run.
+
+    Attributes:
+        listen: gRPC address for Envoy, ``unix:/path`` or ``host:port``.
+        operator: gRPC address of the snapshot service.
+        admin_address, admin_port: where /metrics and the probes are.
+        records: "-" for stdout, "" for nowhere, else a file.
+        max_body_bytes: largest request body; a gRPC message may be a little larger.
+        drain_s: how long open streams get at the end.
+    """
+
+    listen: str
+    operator: str
+    admin_address: str = "127.0.0.1"
+    admin_port: int = 0
+    records: str = "-"
+    max_body_bytes: int = 16 * 1024 * 1024
+    drain_s: float = 5.0
+
+
+class Processor:
+    """Start it, wait, stop it."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self.sink = RecordSink(options.records)
+        self.pods = PodTable()
+        self.router = Router(self.pods, FeatureScore(), lambda pool, intent: 256)
+        self.follower = SnapshotFollower(options.operator, f"{socket.gethostname()}-{os.getpid()}", self._apply)
+        self.service = ProcessorService(self.router, self._on_decision, lambda decision: "")
+        self._server: aio.Server | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Listen and follow the operator."""
+        size = self._options.max_body_bytes + 1024 * 1024
+        self._server = aio.server(
+            options=[
+                ("grpc.max_receive_message_length", size),
+                ("grpc.max_send_message_length", size * 2),
+                ("grpc.max_concurrent_streams", 100_000),
+            ]
+        )
+        self.service.register(self._server)
+        self._server.add_insecure_port(self._options.listen)
+        await self._server.start()
+        self._tasks.append(asyncio.create_task(self.follower.run()))
+        gc.collect()
+        gc.freeze()
+
+    async def stop(self) -> None:
+        """Finish open streams, then end."""
+        if self._server is not None:
+            await self._server.stop(self._options.drain_s)
+        for task in self._tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self.sink.close()
+
+    def _apply(self, snapshot: pb.Snapshot) -> None:
+        table = RoutingTable.of(snapshot)
+        self.pods.update(snapshot.pools, time.monotonic())
+        self.router.table = table
+        _LOG.info(
+            "snapshot %s: %d pools, %d tiers, %d policies",
+            snapshot.version[:12],
+            len(table.pools),
+            len(table.tiers),
+            len(table.policies),
+        )
+
+    def _on_decision(self, decision: Decision) -> None:
+        self.sink.put(record(decision))

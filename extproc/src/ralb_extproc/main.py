@@ -1,0 +1,62 @@
+"""The ``ralb-extproc`` command."""
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+
+from ralb_api import __version__
+from ralb_api.logs import configure
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the processor until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(prog="ralb-extproc", description="RALB's external processor for Envoy.")
+    parser.add_argument("--version", action="version", version=f"ralb {__version__}")
+    parser.add_argument(
+        "--listen", default="unix:/run/ralb/extproc.sock", help="where Envoy calls: unix:/path or host:port"
+    )
+    parser.add_argument("--operator", default="127.0.0.1:9300", help="snapshot service: unix:/path or host:port")
+    parser.add_argument("--admin-address", default="127.0.0.1", help="address of /metrics, /healthz, /readyz")
+    parser.add_argument("--admin-port", type=int, default=9400, help="its port, 0 = any free one")
+    parser.add_argument(
+        "--records", default="-", help="decision records: a file, - for stdout (default), '' for nowhere"
+    )
+    parser.add_argument("--max-body-bytes", type=int, default=16 * 1024 * 1024, help="largest request body")
+    parser.add_argument("--json-logs", action="store_true", help="log lines as JSON")
+    args = parser.parse_args(argv)
+    configure(json_lines=args.json_logs)
+    from ralb_extproc.app import Options
+
+    options = Options(
+        listen=args.listen,
+        operator=args.operator,
+        admin_address=args.admin_address,
+        admin_port=args.admin_port,
+        records=args.records,
+        max_body_bytes=args.max_body_bytes,
+    )
+    return asyncio.run(_run(options))
+
+
+async def _run(options: "Options") -> int:  # type: ignore[name-defined]  # noqa: F821
+    from ralb_extproc.app import Processor
+
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stopping.set)
+    processor = Processor(options)
+    try:
+        await processor.start()
+    except (OSError, RuntimeError) as error:
+        print(f"ralb-extproc: cannot start: {error}", file=sys.stderr)
+        return 1
+    await stopping.wait()
+    await processor.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
