@@ -83,13 +83,6 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_LISTED_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def plural(count: int, noun: str) -> str:
-    """``1 item``, ``2 items``."""
-    if count == 1:
-        return f"1 {noun}"
-    return f"{count} {noun[:-1]}ies" if noun.endswith("y") and noun[-2] not in "aeiou" else f"{count} {noun}s"
-
-
 def explain(model: type[BaseModel], errors: Sequence[ErrorDetails]) -> list[Finding]:
     """Findings: pydantic's errors of ``model`` (JSON mode, by alias) in their order, each place and text once."""
     schema = structural(model)
@@ -193,21 +186,19 @@ def _bounds(c: _Context) -> tuple[str, str]:
 
 def _length(c: _Context) -> tuple[str, str]:
     low, high = c.here.get("minLength", 0), c.here.get("maxLength")
-    count = plural(len(c.value), "character") if isinstance(c.value, str) else "more"
-    if count == "0 characters":
+    if not c.value:
         return "must not be empty", c.about
-    return f"must have {low} to {high} characters, has {count.split()[0]}", c.about
+    return f"must have {low} to {high} characters, has {len(str(c.value))}", c.about
 
 
 def _count(c: _Context) -> tuple[str, str]:
-    noun = "item" if c.here.get("type") == "array" else "entry"
     low = c.here.get("minItems", c.here.get("minProperties", 0))
     high = c.here.get("maxItems", c.here.get("maxProperties"))
-    has = c.ctx.get("actual_length")
-    has = len(c.value) if has is None and isinstance(c.value, Sequence | Mapping) else has
-    if has == 0:
-        return f"must have at least {plural(low, noun)}", c.about
-    return f"must have at most {plural(high or 0, noun)}, has {has}", c.about
+    # pydantic stops counting one beyond the limit.
+    has = len(c.value) if isinstance(c.value, Sequence | Mapping) else c.ctx.get("actual_length")
+    if not has:
+        return "must not be empty", c.about
+    return f"must have {low} to {high} entries, has {has}", c.about
 
 
 def _pattern(c: _Context) -> tuple[str, str]:

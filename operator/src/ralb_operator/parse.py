@@ -14,12 +14,14 @@ from ralb_api import API_VERSION, GROUP
 from ralb_api.objects import KINDS, Object
 from ralb_api.problems import ObjectKey, Problem, Severity
 
+from ralb_operator.doubts import doubts
 from ralb_operator.explain_errors import Finding, Path, close_to, dotted, explain, listed, shown
 from ralb_operator.view import Pod
 
 INVALID = "Invalid"
 UNKNOWN_KIND = "UnknownKind"
 IGNORED = "Ignored"
+DOUBTFUL = "Doubtful"
 
 PORT_ANNOTATION = "ralb.dev/port"
 UNNAMED = "<unnamed>"
@@ -88,7 +90,9 @@ def to_object(data: Mapping[str, Any], file: str = "", flaws: Iterable[Finding] 
         gone = {finding.field for finding in findings}
         explained = explain(model, error.errors(include_url=False))
         findings += [finding for finding in explained if finding.field not in gone]
-    return Parsed(None if findings else value, _problems(data, findings, file))
+    if findings or value is None:
+        return Parsed(None, _problems(data, findings, file))
+    return Parsed(value, _problems(data, doubts(value), file, reason=DOUBTFUL, warn=True))
 
 
 def to_pod(data: Mapping[str, Any], file: str = "", *, assume_ready: bool = False) -> Parsed[Pod]:
@@ -129,20 +133,15 @@ def to_pod(data: Mapping[str, Any], file: str = "", *, assume_ready: bool = Fals
 
 def ignored(data: Mapping[str, Any], file: str = "") -> Problem:
     """The warning about an object of a kind that is not ours."""
-    wanted = listed([*KINDS, "Pod"])
-    finding = Finding("", f"{_printable(str(data.get('apiVersion')))} is not for RALB; the object is ignored", "")
-    (problem,) = _problems(data, [finding], file, reason=IGNORED, warn=True)
-    return Problem(**{**_fields(problem), "hint": f"kinds that are read: {wanted}"})
+    message = f"{_printable(str(data.get('apiVersion')))} is not for RALB; the object is ignored"
+    hint = f"kinds that are read: {listed([*KINDS, 'Pod'])}"
+    return Problem(key_of(data), "", IGNORED, message, hint, file, Severity.WARNING)
 
 
 def concerns_us(data: Mapping[str, Any]) -> bool:
     """Whether an object is meant for RALB, be it by kind or by API group."""
     version, kind = data.get("apiVersion"), data.get("kind")
     return kind in KINDS or (isinstance(version, str) and version.partition("/")[0] == GROUP)
-
-
-def _fields(problem: Problem) -> dict[str, Any]:
-    return {name: getattr(problem, name) for name in Problem.__dataclass_fields__}
 
 
 def _problems(

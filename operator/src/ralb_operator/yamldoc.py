@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from ralb_operator.explain_errors import Path, dotted, shown
+from ralb_operator.explain_errors import Path, shown
 
 MAX_DEPTH = 64
 MAX_NODES = 500_000
@@ -319,8 +319,3 @@ def _kind(value: object) -> str:
 def _one_line(text: str) -> str:
     clean = "".join(ch if ch.isprintable() else " " for ch in text)
     return clean if len(clean) <= 120 else f"{clean[:120]}..."
-
-
-def flaw_field(flaw: Flaw) -> str:
-    """The dotted path of a flaw."""
-    return dotted(flaw.path)
