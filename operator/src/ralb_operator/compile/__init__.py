@@ -6,20 +6,11 @@ view is compiled as if they were not there.
 
 from ralb_api.objects import ModelPool
 from ralb_api.objects.common import seconds
-from ralb_api.problems import ObjectKey
+from ralb_api.problems import ObjectKey, Problem
 
-from ralb_operator.compile.envoy.clusters import (
-    NOWHERE,
-    PROCESSOR,
-    PoolCluster,
-    nowhere_cluster,
-    pool_cluster,
-    processor_cluster,
-)
+from ralb_operator.compile.envoy.clusters import PoolCluster, nowhere_cluster, pool_cluster, processor_cluster
 from ralb_operator.compile.envoy.endpoints import assignment
-from ralb_operator.compile.envoy.listener import NAME as LISTENER_NAME
 from ralb_operator.compile.envoy.listener import listener
-from ralb_operator.compile.envoy.routes import NAME as ROUTES_NAME
 from ralb_operator.compile.envoy.routes import routes
 from ralb_operator.compile.pools import PoolEndpoints, endpoints
 from ralb_operator.compile.resolve import Resolved, resolve
@@ -27,7 +18,7 @@ from ralb_operator.compile.result import Condition, ConditionType, Reason, Resul
 from ralb_operator.compile.snapshot import snapshot
 from ralb_operator.compile.statuses import statuses
 from ralb_operator.view import Gateway, View
-from ralb_operator.xds.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Resource, Resources
+from ralb_operator.xds.resources import Resources
 
 __all__ = ["Condition", "ConditionType", "Reason", "Result", "Status", "compile_view"]
 
@@ -44,13 +35,17 @@ def compile_view(view: View) -> Result:
     resolved = resolve(view)
     found = endpoints(resolved.pools, view.pods)
     clusters = {key: _cluster(key, pool) for key, pool in resolved.pools.items()}
-    problems = sorted((*view.problems, *resolved.problems), key=lambda problem: problem.sort_key())
+    problems = sorted((*view.problems, *resolved.problems), key=_order)
     return Result(
         snapshot=snapshot(resolved, found, clusters),
         xds=_resources(view.gateway, resolved, found, clusters),
         statuses=statuses(view, resolved, found),
         problems=tuple(problems),
     )
+
+
+def _order(problem: Problem) -> tuple[tuple[str, ...], str, str]:
+    return (problem.sort_key(), problem.severity, problem.hint)
 
 
 def _cluster(key: ObjectKey, pool: ModelPool) -> PoolCluster:
@@ -74,17 +69,10 @@ def _resources(
     found: dict[ObjectKey, PoolEndpoints],
     clusters: dict[ObjectKey, PoolCluster],
 ) -> Resources:
-    resources = [
-        Resource.of(CLUSTER, PROCESSOR, processor_cluster(gateway)),
-        Resource.of(CLUSTER, NOWHERE, nowhere_cluster()),
-        Resource.of(LISTENER, LISTENER_NAME, listener(gateway)),
-        Resource.of(ROUTES, ROUTES_NAME, routes(gateway)),
-    ]
+    resources = [processor_cluster(gateway), nowhere_cluster(), listener(gateway), routes(gateway)]
     for key in resolved.pools:
-        spec = clusters[key]
-        resources.append(Resource.of(CLUSTER, spec.name, pool_cluster(spec, gateway, rewrite=False)))
-        resources.append(Resource.of(CLUSTER, spec.rewrite_name, pool_cluster(spec, gateway, rewrite=True)))
+        resources.append(pool_cluster(clusters[key], gateway, rewrite=False))
+        resources.append(pool_cluster(clusters[key], gateway, rewrite=True))
         if key in found:
-            addresses = [address for address, _ in found[key].ready]
-            resources.append(Resource.of(ENDPOINTS, key.id, assignment(key.id, addresses)))
+            resources.append(assignment(key.id, tuple(address for address, _ in found[key].ready)))
     return Resources.of(resources)

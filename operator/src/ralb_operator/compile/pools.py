@@ -27,13 +27,18 @@ class PoolEndpoints:
 def endpoints(pools: Mapping[ObjectKey, ModelPool], pods: Iterable[Pod]) -> dict[ObjectKey, PoolEndpoints]:
     """Endpoints of every pod-backed pool.
 
-    A pool only looks at pods that carry its rarest-looking label, found by index: 500 pools and 5,000 pods take
+    A pool only looks at pods that carry the rarest of its labels, found by index: 500 pools and 5,000 pods take
     milliseconds, not 2.5 million comparisons.
     """
+    label_names: dict[str, set[str]] = defaultdict(set)
+    for key, pool in pools.items():
+        if pool.spec.backend.pods is not None:
+            label_names[key.namespace].update(pool.spec.backend.pods.selector.match_labels)
     by_label: dict[tuple[str, str, str], list[Pod]] = defaultdict(list)
     for pod in pods:
-        for name, value in pod.labels.items():
-            by_label[pod.namespace, name, value].append(pod)
+        for name in label_names.get(pod.namespace, ()):
+            if (value := pod.labels.get(name)) is not None:
+                by_label[pod.namespace, name, value].append(pod)
     found = {}
     for key, pool in pools.items():
         backend = pool.spec.backend.pods

@@ -1,18 +1,27 @@
 """References between objects: what each points to, whether it is there, and whether pointing goes in circles.
 
-An object is *usable* when it can serve traffic as its author meant. A broken reference takes out as little as possible: a
-tier loses the pool that is missing and stays usable while it has another; a rule that points to a missing tier makes its
-policy unusable, since traffic would silently go elsewhere.
+A broken reference takes out as little as possible. A tier loses the pool that is missing and serves while it has another; a
+fallback chain goes on behind a tier that can not serve; a policy keeps its traffic, and only the rules that point to a
+missing tier refuse theirs (with 503): were they skipped, requests would silently go to a tier nobody meant for them.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import attrgetter
 
 from ralb_api.objects import ModelPool, ModelTier, RoutingPolicy
-from ralb_api.problems import ObjectKey, Problem
+from ralb_api.problems import ObjectKey, Problem, Severity
 
+from ralb_operator.compile.precedence import Ordered, conflicts, in_order
 from ralb_operator.compile.result import Reason
 from ralb_operator.view import View
+
+# A request has far fewer attempts than this; without a bound a chain of n tiers would put n * n / 2 ids into the snapshot.
+MAX_FALLBACKS = 16
+_MAX_NAMED = 10
+# As ObjectKey sorts, but much faster for thousands.
+_ORDER = attrgetter("kind", "namespace", "name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +29,11 @@ class Resolved:
     """The usable part of a view, with references checked.
 
     Attributes:
-        pools: all pools (a pool refers to nothing but pods).
-        tiers: usable tiers, with those of their pools that exist.
+        pools: all pools (a pool refers to nothing but pods), sorted by key.
+        tiers: tiers that have a pool, sorted by key.
         tier_pools: tier -> indexes into ``spec.pools`` that resolve.
-        fallbacks: tier -> the tiers after it, nearest first, free of cycles.
-        policies: usable policies in order of precedence.
+        fallbacks: tier -> the usable tiers after it, nearest first, free of cycles, at most ``MAX_FALLBACKS``.
+        policies: policies that own traffic, in order of precedence; they may name tiers that are not in ``tiers``.
         problems: what was found, by object.
     """
 
@@ -32,202 +41,162 @@ class Resolved:
     tiers: Mapping[ObjectKey, ModelTier]
     tier_pools: Mapping[ObjectKey, tuple[int, ...]]
     fallbacks: Mapping[ObjectKey, tuple[ObjectKey, ...]]
-    policies: tuple[tuple[ObjectKey, RoutingPolicy], ...]
+    policies: Ordered
     problems: tuple[Problem, ...]
 
 
 def resolve(view: View) -> Resolved:
     """Check every reference of the view."""
-    problems: list[Problem] = []
-    tiers: dict[ObjectKey, ModelTier] = {}
-    tier_pools: dict[ObjectKey, tuple[int, ...]] = {}
-    for key in sorted(view.tiers):
-        indexes = _existing_pools(view, key, problems)
-        if indexes:
-            tiers[key], tier_pools[key] = view.tiers[key], indexes
-    fallbacks = _fallbacks(view, tiers, problems)
-    referring = [key for key in sorted(view.policies) if not _missing_tiers(view, key, tiers, problems)]
-    policies = _without_conflicts(view, referring, problems)
-    return Resolved(dict(sorted(view.pools.items())), tiers, tier_pools, fallbacks, policies, tuple(problems))
+    found = _Findings(view)
+    tier_pools = {key: _existing_pools(found, key, view.tiers[key]) for key in sorted(view.tiers)}
+    tiers = {key: view.tiers[key] for key, indexes in tier_pools.items() if indexes}
+    fallbacks = _fallbacks(found, tiers)
+    for key in sorted(view.policies):
+        _check_uses(found, key, view.policies[key], tiers)
+    return Resolved(
+        pools={key: view.pools[key] for key in sorted(view.pools, key=_ORDER)},
+        tiers=tiers,
+        tier_pools={key: tier_pools[key] for key in tiers},
+        fallbacks=fallbacks,
+        policies=_owners(found),
+        problems=tuple(found.problems),
+    )
 
 
-def _problem(view: View, key: ObjectKey, field: str, reason: Reason, message: str, hint: str) -> Problem:
-    return Problem(key, field, reason, message, hint, view.sources.get(key, ""))
+@dataclass(slots=True)
+class _Findings:
+    """Problems so far, and what is needed to word them without looking through the whole view each time."""
 
+    view: View
+    problems: list[Problem] = field(default_factory=list)
+    _broken: frozenset[ObjectKey] = field(init=False)
+    _names: dict[tuple[str, str], list[str]] = field(init=False)
 
-def _names(view_part: Mapping[ObjectKey, object], namespace: str) -> str:
-    names = sorted(key.name for key in view_part if key.namespace == namespace)
-    if not names:
-        return "there are none in this namespace"
-    return "there are: " + ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    def __post_init__(self) -> None:
+        errors = (problem for problem in self.view.problems if problem.severity is Severity.ERROR)
+        self._broken = frozenset(problem.object for problem in errors if problem.object is not None)
+        self._names = defaultdict(list)
+        for key in sorted((*self.view.pools, *self.view.tiers), key=_ORDER):
+            self._names[key.kind, key.namespace].append(key.name)
 
+    def add(
+        self,
+        key: ObjectKey,
+        path: str,
+        reason: Reason,
+        message: str,
+        hint: str,
+        severity: Severity = Severity.ERROR,
+    ) -> None:
+        self.problems.append(Problem(key, path, reason, message, hint, self.view.sources.get(key, ""), severity))
 
-def _unparsed(view: View, key: ObjectKey) -> bool:
-    return any(problem.object == key for problem in view.problems)
-
-
-def _existing_pools(view: View, key: ObjectKey, problems: list[Problem]) -> tuple[int, ...]:
-    tier = view.tiers[key]
-    found: list[int] = []
-    seen: dict[str, int] = {}
-    for index, entry in enumerate(tier.spec.pools):
-        field = f"spec.pools[{index}].name"
-        target = ObjectKey("ModelPool", key.namespace, entry.name)
-        if entry.name in seen:
-            message = f"pool {entry.name} is already named by spec.pools[{seen[entry.name]}]"
-            problems.append(_problem(view, key, field, Reason.INVALID, message, "name each pool once"))
-            continue
-        seen[entry.name] = index
-        if target in view.pools:
-            found.append(index)
-        elif _unparsed(view, target):
+    def unusable(self, key: ObjectKey, path: str, target: ObjectKey) -> None:
+        """``key`` refers to ``target``, which is not there, or there but not fit for use."""
+        if target in self.view.tiers:
+            self.add(key, path, Reason.REF_NOT_ACCEPTED, f"{target} has no pool it could use", "give it one")
+        elif target in self._broken:
             message = f"{target} has errors of its own"
-            problems.append(_problem(view, key, field, Reason.REF_NOT_ACCEPTED, message, "fix that object first"))
+            self.add(key, path, Reason.REF_NOT_ACCEPTED, message, "fix that object first")
         else:
-            message = f"there is no {target}"
-            hint = f"create it or name another; {_names(view.pools, key.namespace)}"
-            problems.append(_problem(view, key, field, Reason.REF_NOT_FOUND, message, hint))
-    if not found:
-        message = "none of the tier's pools exists, so it can not serve"
-        problems.append(
-            _problem(view, key, "spec.pools", Reason.REF_NOT_FOUND, message, "name at least one existing ModelPool")
-        )
-    return tuple(found)
+            hint = f"create it or name another; {self._existing(target)}"
+            self.add(key, path, Reason.REF_NOT_FOUND, f"there is no {target}", hint)
+
+    def _existing(self, target: ObjectKey) -> str:
+        names = self._names.get((target.kind, target.namespace), [])
+        if not names:
+            return f"there is no {target.kind} in namespace {target.namespace}"
+        return "there are: " + ", ".join(names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")
 
 
-def _fallbacks(
-    view: View, usable: Mapping[ObjectKey, ModelTier], problems: list[Problem]
-) -> dict[ObjectKey, tuple[ObjectKey, ...]]:
+def _existing_pools(found: _Findings, key: ObjectKey, tier: ModelTier) -> tuple[int, ...]:
+    existing: list[int] = []
+    for index, entry in enumerate(tier.spec.pools):
+        target = ObjectKey("ModelPool", key.namespace, entry.name)
+        if target in found.view.pools:
+            existing.append(index)
+        else:
+            found.unusable(key, f"spec.pools[{index}].name", target)
+    if not existing:
+        message = "none of the tier's pools can be used, so it can not serve"
+        found.add(key, "spec.pools", Reason.REF_NOT_FOUND, message, "name at least one ModelPool that exists")
+    return tuple(existing)
+
+
+def _fallbacks(found: _Findings, usable: Mapping[ObjectKey, ModelTier]) -> dict[ObjectKey, tuple[ObjectKey, ...]]:
     following: dict[ObjectKey, ObjectKey] = {}
-    for key in sorted(view.tiers):
-        name = view.tiers[key].spec.fallback_tier
-        if name is None:
+    for key, tier in sorted(found.view.tiers.items()):
+        if tier.spec.fallback_tier is None:
             continue
-        target = ObjectKey("ModelTier", key.namespace, name)
-        if target in view.tiers:
+        target = ObjectKey("ModelTier", key.namespace, tier.spec.fallback_tier)
+        if target in found.view.tiers:
             following[key] = target
-            continue
-        if _unparsed(view, target):
-            message, hint = f"{target} has errors of its own", "fix that object first"
-            reason = Reason.REF_NOT_ACCEPTED
-        else:
-            message, hint = f"there is no {target}", f"create it or name another; {_names(view.tiers, key.namespace)}"
-            reason = Reason.REF_NOT_FOUND
-        problems.append(_problem(view, key, "spec.fallbackTier", reason, message, hint))
-    on_cycle = _on_cycle(following)
-    for key in sorted(on_cycle):
-        names = [step.name for step in _walk(following, key, stop_at=key)]
-        message = "the chain of fallback tiers comes back to where it began: " + " -> ".join([key.name, *names])
-        hint = "leave fallbackTier out of one of these tiers"
-        problems.append(_problem(view, key, "spec.fallbackTier", Reason.CYCLE, message, hint))
-        # The cycle is cut at every tier on it: which one was meant to be last can not be known.
-        del following[key]
-    return {key: tuple(step for step in _walk(following, key) if step in usable) for key in usable}
+        if target not in usable:
+            found.unusable(key, "spec.fallbackTier", target)
+    for cycle in _cycles(following):
+        for position, key in enumerate(cycle):
+            around = [step.name for step in (*cycle[position:], *cycle[:position], key)]
+            if len(around) > _MAX_NAMED:
+                around = [*around[: _MAX_NAMED - 2], "...", key.name]
+            message = "the chain of fallback tiers comes back to where it began: " + " -> ".join(around)
+            hint = "leave fallbackTier out of one of these tiers"
+            found.add(key, "spec.fallbackTier", Reason.CYCLE, message, hint)
+            # The cycle is cut at every tier on it: which one was meant to be last can not be known.
+            del following[key]
+    return {key: _chain(found, following, key, usable) for key in usable}
 
 
-def _on_cycle(following: Mapping[ObjectKey, ObjectKey]) -> set[ObjectKey]:
-    found: set[ObjectKey] = set()
+def _cycles(following: Mapping[ObjectKey, ObjectKey]) -> list[list[ObjectKey]]:
+    cycles: list[list[ObjectKey]] = []
     settled: set[ObjectKey] = set()
     for start in following:
-        path: dict[ObjectKey, int] = {}
+        path: dict[ObjectKey, None] = {}
         step: ObjectKey | None = start
         while step is not None and step not in settled and step not in path:
-            path[step] = len(path)
+            path[step] = None
             step = following.get(step)
         if step is not None and step in path:
-            found.update(key for key, position in path.items() if position >= path[step])
+            steps = list(path)
+            cycles.append(steps[steps.index(step) :])
         settled.update(path)
-    return found
+    return cycles
 
 
-def _walk(
-    following: Mapping[ObjectKey, ObjectKey], start: ObjectKey, stop_at: ObjectKey | None = None
-) -> list[ObjectKey]:
-    steps: list[ObjectKey] = []
+def _chain(
+    found: _Findings,
+    following: Mapping[ObjectKey, ObjectKey],
+    start: ObjectKey,
+    usable: Mapping[ObjectKey, ModelTier],
+) -> tuple[ObjectKey, ...]:
+    chain: list[ObjectKey] = []
     step = following.get(start)
-    while step is not None:
-        steps.append(step)
-        if step == stop_at:
-            break
+    # Unusable tiers are passed by, but counted, so that this ends soon.
+    for _ in range(MAX_FALLBACKS):
+        if step is None:
+            return tuple(chain)
+        if step in usable:
+            chain.append(step)
         step = following.get(step)
-    return steps
+    if step is not None:
+        message = f"the chain of fallback tiers is longer than {MAX_FALLBACKS}; the rest is not used"
+        found.add(
+            start, "spec.fallbackTier", Reason.CHAIN_TOO_LONG, message, "shorten the chain", severity=Severity.WARNING
+        )
+    return tuple(chain)
 
 
-def _missing_tiers(view: View, key: ObjectKey, tiers: Mapping[ObjectKey, ModelTier], problems: list[Problem]) -> bool:
-    spec = view.policies[key].spec
-    uses = [(f"spec.rules[{index}].use.tier", rule.use.tier) for index, rule in enumerate(spec.rules)]
-    uses.append(("spec.default.use.tier", spec.default.use.tier))
-    missing = False
-    for field, name in uses:
-        if name is None:
-            continue
-        target = ObjectKey("ModelTier", key.namespace, name)
-        if target in tiers:
-            continue
-        missing = True
-        if target in view.tiers or _unparsed(view, target):
-            problems.append(
-                _problem(
-                    view,
-                    key,
-                    field,
-                    Reason.REF_NOT_ACCEPTED,
-                    f"{target} has errors of its own",
-                    "fix that object first",
-                )
-            )
-        else:
-            hint = f"create it or name another; {_names(view.tiers, key.namespace)}"
-            problems.append(_problem(view, key, field, Reason.REF_NOT_FOUND, f"there is no {target}", hint))
-    return missing
+def _check_uses(found: _Findings, key: ObjectKey, policy: RoutingPolicy, usable: Mapping[ObjectKey, ModelTier]) -> None:
+    uses = [(f"spec.rules[{index}].use.tier", rule.use.tier) for index, rule in enumerate(policy.spec.rules)]
+    for path, name in (*uses, ("spec.default.use.tier", policy.spec.default.use.tier)):
+        target = None if name is None else ObjectKey("ModelTier", key.namespace, name)
+        if target is not None and target not in usable:
+            found.unusable(key, path, target)
 
 
-Claim = tuple[str, str, str, tuple[tuple[str, str, str], ...]]
-
-
-def _claims(policy: RoutingPolicy) -> list[Claim]:
-    match = policy.spec.match
-    wanted = tuple(sorted((header.name, str(header.type), header.value) for header in match.headers))
-    return [
-        (host, path, model, wanted)
-        for host in match.hostnames or ("",)
-        for path in match.paths or ("",)
-        for model in match.models
-    ]
-
-
-def _age(key: ObjectKey, policy: RoutingPolicy) -> tuple[str, str, str]:
-    # Older first; files have no timestamps, there the name decides.
-    return (policy.metadata.creation_timestamp, key.namespace, key.name)
-
-
-def _specificity(policy: RoutingPolicy) -> tuple[int, int, int, int]:
-    match = policy.spec.match
-    exact = min((0 if host.startswith("*.") else 1 for host in match.hostnames), default=-1)
-    longest_host = min((len(host) for host in match.hostnames), default=0)
-    longest_path = min((len(path) for path in match.paths), default=0)
-    return (-exact, -longest_host, -longest_path, -len(match.headers))
-
-
-def _without_conflicts(
-    view: View, keys: list[ObjectKey], problems: list[Problem]
-) -> tuple[tuple[ObjectKey, RoutingPolicy], ...]:
-    owners: dict[Claim, ObjectKey] = {}
-    kept: list[tuple[ObjectKey, RoutingPolicy]] = []
-    for key in sorted(keys, key=lambda key: _age(key, view.policies[key])):
-        policy = view.policies[key]
-        claims = _claims(policy)
-        clash = next((claim for claim in claims if claim in owners), None)
-        if clash is None:
-            owners.update(dict.fromkeys(claims, key))
-            kept.append((key, policy))
-            continue
-        owner = owners[clash]
-        host, path, model, wanted = clash
-        parts = [f"model {model}", f"host {host}" if host else "every host", f"path {path}" if path else "every path"]
-        parts += [f"header {name}" for name, _, _ in wanted]
-        message = f"{owner} already claims the same traffic ({', '.join(parts)})"
+def _owners(found: _Findings) -> Ordered:
+    policies = found.view.policies
+    lost = conflicts(policies.items())
+    for key, (owner, traffic) in sorted(lost.items()):
+        message = f"{owner} already claims the same traffic ({traffic})"
         hint = "narrow spec.match of one of the two, or merge them; the older one keeps the traffic"
-        problems.append(_problem(view, key, "spec.match", Reason.CONFLICTED, message, hint))
-    kept.sort(key=lambda item: (_specificity(item[1]), _age(*item)))
-    return tuple(kept)
+        found.add(key, "spec.match", Reason.CONFLICTED, message, hint)
+    return in_order((key, policy) for key, policy in policies.items() if key not in lost)

@@ -28,6 +28,7 @@ class Reason(StrEnum):
     REF_NOT_FOUND = "RefNotFound"
     REF_NOT_ACCEPTED = "RefNotAccepted"
     CYCLE = "Cycle"
+    CHAIN_TOO_LONG = "ChainTooLong"
     READY = "Ready"
     NO_ENDPOINTS = "NoEndpoints"
 

@@ -2,6 +2,7 @@
 
 import xxhash
 from ralb.v1 import snapshot_pb2 as pb
+from ralb_api.errors import Code
 from ralb_api.objects import Action, Engine, HeaderMatch, HeaderMatchType, ModelPool, RoutingPolicy, StreamUsage, When
 from ralb_api.problems import ObjectKey
 
@@ -14,6 +15,8 @@ _ENGINES = {
     Engine.SGLANG: pb.Engine.ENGINE_SGLANG,
     Engine.GENERIC: pb.Engine.ENGINE_GENERIC,
 }
+# What a client is told when the rule for its request points to a tier that is missing or has no pool.
+_UNRESOLVED = "The policy for this request points to a tier that can not serve; its author must correct it."
 _HEADER_TYPES = {
     HeaderMatchType.EXACT: pb.HeaderMatch.EXACT,
     HeaderMatchType.PREFIX: pb.HeaderMatch.PREFIX,
@@ -28,7 +31,7 @@ def snapshot(
     message = pb.Snapshot(
         pools=[_pool(key, pool, endpoints.get(key), clusters[key]) for key, pool in resolved.pools.items()],
         tiers=[_tier(resolved, key) for key in resolved.tiers],
-        policies=[_policy(key, policy) for key, policy in resolved.policies],
+        policies=[_policy(resolved, key, policy) for key, policy in resolved.policies],
     )
     message.version = xxhash.xxh3_128_hexdigest(message.SerializeToString(deterministic=True))
     return message
@@ -84,7 +87,7 @@ def _tier(resolved: Resolved, key: ObjectKey) -> pb.Tier:
     )
 
 
-def _policy(key: ObjectKey, policy: RoutingPolicy) -> pb.Policy:
+def _policy(resolved: Resolved, key: ObjectKey, policy: RoutingPolicy) -> pb.Policy:
     spec = policy.spec
     inject = spec.stream_usage is StreamUsage.INJECT
     return pb.Policy(
@@ -95,24 +98,29 @@ def _policy(key: ObjectKey, policy: RoutingPolicy) -> pb.Policy:
         models=sorted(spec.match.models),
         headers=_headers(spec.match.headers),
         rules=[
-            pb.Rule(name=rule.name, when=_when(rule.when), action=_action(key.namespace, rule)) for rule in spec.rules
+            pb.Rule(name=rule.name, when=_when(rule.when), action=_action(resolved, key.namespace, rule))
+            for rule in spec.rules
         ],
-        default_action=_action(key.namespace, spec.default),
+        default_action=_action(resolved, key.namespace, spec.default),
         stream_usage=pb.StreamUsage.STREAM_USAGE_INJECT if inject else pb.StreamUsage.STREAM_USAGE_AS_REQUESTED,
     )
 
 
-def _action(namespace: str, action: Action) -> pb.Action:
+def _action(resolved: Resolved, namespace: str, action: Action) -> pb.Action:
     options = action.options
     message = pb.Action(
         output_cap=options.output_cap or 0,
         reasoning_effort=options.reasoning_effort.lower() if options.reasoning_effort else "",
     )
     if action.use.tier is not None:
-        message.tier = f"{namespace}/{action.use.tier}"
+        tier = ObjectKey("ModelTier", namespace, action.use.tier)
+        if tier in resolved.tiers:
+            message.tier = tier.id
+        else:
+            message.reject.CopyFrom(pb.Reject(status=503, code=Code.NO_ENDPOINT, message=_UNRESOLVED))
     elif action.use.reject is not None:
         reject = action.use.reject
-        message.reject.CopyFrom(pb.Reject(status=reject.status, code="rejected_by_policy", message=reject.message))
+        message.reject.CopyFrom(pb.Reject(status=reject.status, code=Code.REJECTED_BY_POLICY, message=reject.message))
     return message
 
 

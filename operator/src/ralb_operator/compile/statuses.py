@@ -2,7 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from operator import attrgetter
 
+from ralb_api.objects import KINDS
 from ralb_api.objects.common import Object
 from ralb_api.problems import ObjectKey, Problem, Severity
 
@@ -11,19 +13,21 @@ from ralb_operator.compile.resolve import Resolved
 from ralb_operator.compile.result import Condition, ConditionType, Reason, Status
 from ralb_operator.view import View
 
+# As ObjectKey sorts, but much faster for thousands.
+_ORDER = attrgetter("kind", "namespace", "name")
 _REFERENCE = {Reason.REF_NOT_FOUND, Reason.REF_NOT_ACCEPTED, Reason.CYCLE}
 
 
 def statuses(view: View, resolved: Resolved, endpoints: Mapping[ObjectKey, PoolEndpoints]) -> dict[ObjectKey, Status]:
-    """A status for every valid object of the view and for every object that has a problem."""
+    """A status for every valid object of the view and for every object of our kinds that has an error."""
     found: dict[ObjectKey, list[Problem]] = defaultdict(list)
-    for problem in (*view.problems, *resolved.problems):
-        if problem.object is not None and problem.severity is Severity.ERROR:
+    for problem in sorted((*view.problems, *resolved.problems), key=Problem.sort_key):
+        if problem.object is not None and problem.object.kind in KINDS and problem.severity is Severity.ERROR:
             found[problem.object].append(problem)
     objects: dict[ObjectKey, Object] = {**view.pools, **view.tiers, **view.policies}
     return {
         key: _status(key, objects.get(key), found.get(key, []), endpoints.get(key))
-        for key in sorted({*objects, *found})
+        for key in sorted({*objects, *found}, key=_ORDER)
     }
 
 

@@ -12,12 +12,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache, lru_cache
 
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from envoy_data_plane.envoy.config.cluster.v3 import (
     CircuitBreakers,
     CircuitBreakersThresholds,
     CircuitBreakersThresholdsRetryBudget,
     Cluster,
     ClusterDiscoveryType,
+    ClusterDnsLookupFamily,
     ClusterEdsClusterConfig,
     LoadBalancingPolicy,
     LoadBalancingPolicyPolicy,
@@ -34,7 +38,6 @@ from envoy_data_plane.envoy.config.core.v3 import (
     Http1ProtocolOptions,
     Http2ProtocolOptions,
     HttpProtocolOptions,
-    Metadata,
     Pipe,
     SocketAddress,
 )
@@ -63,18 +66,21 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 )
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptionsExplicitHttpConfig
 from envoy_data_plane.envoy.type.metadata.v3 import MetadataKey, MetadataKeyPathSegment
-from envoy_data_plane.envoy.type.v3 import Percent
-from envoy_data_plane.google.protobuf import Struct, Value
 from ralb_api import headers
 
+from ralb_operator.compile.envoy.endpoints import split_address
 from ralb_operator.compile.envoy.hold import hold_filter
 from ralb_operator.compile.envoy.pack import extension, typed
 from ralb_operator.view import Gateway
+from ralb_operator.xds.resources import CLUSTER, Resource
 
 PROCESSOR = "ralb-processor"
 NOWHERE = "ralb-nowhere"
 # Initial metadata that tells the processor which model name an attempt must carry.
 REWRITE_MODEL_METADATA = "x-ralb-rewrite-model"
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+# Shorter than the 5 s after which vLLM's server closes an idle connection, so that no request meets a closing one.
+_KEEP_IDLE = timedelta(seconds=4)
 # Cluster metadata namespace read by the route's response headers.
 CLUSTER_METADATA = "ralb"
 
@@ -111,28 +117,56 @@ class PoolCluster:
 
 
 @lru_cache(maxsize=16_384)
-def pool_cluster(spec: PoolCluster, gateway: Gateway, *, rewrite: bool) -> bytes:
-    """One of the pool's two clusters, serialized. Cached, since building one takes about a millisecond."""
+def pool_cluster(spec: PoolCluster, gateway: Gateway, *, rewrite: bool) -> Resource:
+    """One of the pool's two clusters."""
+    cluster = cluster_pb2.Cluster()
+    cluster.CopyFrom(_template(gateway, spec.slow_start_s, rewrite=rewrite, service=spec.service is not None))
+    cluster.name = spec.rewrite_name if rewrite else spec.name
+    cluster.alt_stat_name = spec.pool
+    known = cluster.metadata.filter_metadata[CLUSTER_METADATA].fields
+    known["model"].string_value = spec.model
+    known["pool"].string_value = spec.pool
+    threshold = cluster.circuit_breakers.thresholds[0]
+    for limit in (threshold.max_connections, threshold.max_pending_requests, threshold.max_requests):
+        limit.value = spec.max_requests
+    threshold.retry_budget.budget_percent.value = spec.retry_budget_percent
+    threshold.retry_budget.min_retry_concurrency.value = spec.min_retries
+    if spec.service is None:
+        cluster.eds_cluster_config.service_name = spec.pool
+    else:
+        cluster.load_assignment.cluster_name = cluster.name
+        socket = cluster.load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address
+        socket.address, socket.port_value = spec.service
+    if rewrite:
+        _set_rewrite_model(cluster, spec.model)
+    return Resource.of(CLUSTER, cluster.name, cluster.SerializeToString(deterministic=True))
+
+
+def _set_rewrite_model(cluster: cluster_pb2.Cluster, model: str) -> None:
+    packed = cluster.typed_extension_protocol_options[_HTTP_OPTIONS]
+    options = http_protocol_options_pb2.HttpProtocolOptions.FromString(packed.value)
+    config = options.http_filters[0].typed_config
+    processor = ext_proc_pb2.ExternalProcessor.FromString(config.value)
+    processor.grpc_service.initial_metadata[0].value = model
+    config.value = processor.SerializeToString(deterministic=True)
+    packed.value = options.SerializeToString(deterministic=True)
+
+
+@lru_cache(maxsize=64)
+def _template(gateway: Gateway, slow_start_s: float, *, rewrite: bool, service: bool) -> cluster_pb2.Cluster:
+    """What clusters of different pools have in common, with the places that differ present but empty.
+
+    Building one with typed messages takes some milliseconds, which is too long for each of a thousand; filling one in with
+    xds-protos does not.
+    """
     filters = [hold_filter(), _codec()]
     if rewrite:
-        filters.insert(0, _rewrite_filter(gateway, spec.model))
+        filters.insert(0, _rewrite_filter(gateway))
     cluster = Cluster(
-        name=spec.rewrite_name if rewrite else spec.name,
-        alt_stat_name=spec.pool,
         connect_timeout=timedelta(seconds=1),
         per_connection_buffer_limit_bytes=gateway.max_body_bytes,
         circuit_breakers=CircuitBreakers(
-            thresholds=[
-                CircuitBreakersThresholds(
-                    max_connections=spec.max_requests,
-                    max_pending_requests=spec.max_requests,
-                    max_requests=spec.max_requests,
-                    retry_budget=CircuitBreakersThresholdsRetryBudget(
-                        budget_percent=Percent(value=float(spec.retry_budget_percent)),
-                        min_retry_concurrency=spec.min_retries,
-                    ),
-                )
-            ]
+            thresholds=[CircuitBreakersThresholds(retry_budget=CircuitBreakersThresholdsRetryBudget())]
         ),
         # Only steers the fallback: picked pods are tried whatever their state.
         outlier_detection=OutlierDetection(
@@ -143,17 +177,10 @@ def pool_cluster(spec: PoolCluster, gateway: Gateway, *, rewrite: bool) -> bytes
             base_ejection_time=timedelta(seconds=5),
             max_ejection_percent=50,
         ),
-        metadata=Metadata(
-            filter_metadata={
-                CLUSTER_METADATA: Struct(
-                    fields={"model": Value(string_value=spec.model), "pool": Value(string_value=spec.pool)}
-                )
-            }
-        ),
         typed_extension_protocol_options={
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
+            _HTTP_OPTIONS: typed(
                 UpstreamHttpProtocolOptions(
-                    common_http_protocol_options=HttpProtocolOptions(idle_timeout=timedelta(seconds=60)),
+                    common_http_protocol_options=HttpProtocolOptions(idle_timeout=_KEEP_IDLE),
                     explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
                         http_protocol_options=Http1ProtocolOptions()
                     ),
@@ -162,10 +189,16 @@ def pool_cluster(spec: PoolCluster, gateway: Gateway, *, rewrite: bool) -> bytes
             )
         },
     )
-    least_request = _least_request(spec.slow_start_s)
-    if spec.service is None:
+    least_request = _least_request(slow_start_s)
+    if service:
+        cluster.type = ClusterDiscoveryType.STRICT_DNS
+        # Both families: a name that also has an IPv6 address nobody listens on must still work.
+        cluster.dns_lookup_family = ClusterDnsLookupFamily.ALL
+        cluster.load_assignment = _assignment("", _socket("", 0))
+        cluster.load_balancing_policy = least_request
+    else:
         cluster.type = ClusterDiscoveryType.EDS
-        cluster.eds_cluster_config = ClusterEdsClusterConfig(eds_config=_ads(), service_name=spec.pool)
+        cluster.eds_cluster_config = ClusterEdsClusterConfig(eds_config=_ads())
         cluster.load_balancing_policy = _policy(
             "envoy.load_balancing_policies.override_host",
             OverrideHost(
@@ -179,63 +212,54 @@ def pool_cluster(spec: PoolCluster, gateway: Gateway, *, rewrite: bool) -> bytes
                 fallback_policy=least_request,
             ),
         )
-    else:
-        host, port = spec.service
-        cluster.type = ClusterDiscoveryType.STRICT_DNS
-        cluster.load_assignment = _assignment(cluster.name, _socket(host, port))
-        cluster.load_balancing_policy = least_request
-    return bytes(cluster)
+    return cluster_pb2.Cluster.FromString(bytes(cluster))
 
 
-def processor_cluster(gateway: Gateway) -> bytes:
+@lru_cache(maxsize=16)
+def processor_cluster(gateway: Gateway) -> Resource:
     """The processor, for ext_proc and access logs."""
     if gateway.processor.startswith("unix:"):
         kind, address = ClusterDiscoveryType.STATIC, Address(pipe=Pipe(path=gateway.processor.removeprefix("unix:")))
     else:
-        host, _, port = gateway.processor.rpartition(":")
-        kind, address = ClusterDiscoveryType.STRICT_DNS, _socket(host, int(port))
-    return bytes(
-        Cluster(
-            name=PROCESSOR,
-            type=kind,
-            connect_timeout=timedelta(seconds=1),
-            per_connection_buffer_limit_bytes=gateway.max_body_bytes * 2,
-            circuit_breakers=CircuitBreakers(
-                thresholds=[
-                    CircuitBreakersThresholds(
-                        max_connections=100_000, max_pending_requests=100_000, max_requests=100_000
-                    )
-                ]
-            ),
-            load_assignment=_assignment(PROCESSOR, address),
-            typed_extension_protocol_options={
-                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
-                    UpstreamHttpProtocolOptions(
-                        explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
-                            http2_protocol_options=Http2ProtocolOptions(max_concurrent_streams=100_000)
-                        )
+        kind, address = ClusterDiscoveryType.STRICT_DNS, _socket(*split_address(gateway.processor))
+    cluster = Cluster(
+        name=PROCESSOR,
+        type=kind,
+        dns_lookup_family=ClusterDnsLookupFamily.ALL,
+        connect_timeout=timedelta(seconds=1),
+        per_connection_buffer_limit_bytes=gateway.max_body_bytes * 2,
+        circuit_breakers=CircuitBreakers(
+            thresholds=[
+                CircuitBreakersThresholds(max_connections=100_000, max_pending_requests=100_000, max_requests=100_000)
+            ]
+        ),
+        load_assignment=_assignment(PROCESSOR, address),
+        typed_extension_protocol_options={
+            _HTTP_OPTIONS: typed(
+                UpstreamHttpProtocolOptions(
+                    explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
+                        http2_protocol_options=Http2ProtocolOptions(max_concurrent_streams=100_000)
                     )
                 )
-            },
-        )
+            )
+        },
     )
+    return Resource.of(CLUSTER, PROCESSOR, bytes(cluster))
 
 
 @cache
-def nowhere_cluster() -> bytes:
+def nowhere_cluster() -> Resource:
     """A cluster without endpoints: where a request goes that the processor gave no order. It gets 503."""
-    return bytes(
-        Cluster(
-            name=NOWHERE, type=ClusterDiscoveryType.STATIC, load_assignment=ClusterLoadAssignment(cluster_name=NOWHERE)
-        )
-    )
+    assignment = ClusterLoadAssignment(cluster_name=NOWHERE)
+    cluster = Cluster(name=NOWHERE, type=ClusterDiscoveryType.STATIC, load_assignment=assignment)
+    return Resource.of(CLUSTER, NOWHERE, bytes(cluster))
 
 
-def _rewrite_filter(gateway: Gateway, model: str) -> HttpFilter:
+def _rewrite_filter(gateway: Gateway) -> HttpFilter:
     target = gateway.processor
     service = GrpcService(
         google_grpc=GrpcServiceGoogleGrpc(target_uri=target, stat_prefix="ralb_rewrite"),
-        initial_metadata=[HeaderValue(key=REWRITE_MODEL_METADATA, value=model)],
+        initial_metadata=[HeaderValue(key=REWRITE_MODEL_METADATA)],
         timeout=timedelta(0),
     )
     return HttpFilter(

@@ -1,8 +1,10 @@
 """Endpoint assignments. These change with every pod, so they are built with xds-protos (0.01 ms each)."""
 
-from collections.abc import Sequence
+from functools import lru_cache
 
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+
+from ralb_operator.xds.resources import ENDPOINTS, Resource
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -16,8 +18,9 @@ def join_address(ip: str, port: int) -> str:
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 
-def assignment(pool: str, addresses: Sequence[str]) -> bytes:
-    """The pool's endpoints (``ip:port``, sorted by the caller), serialized."""
+@lru_cache(maxsize=16_384)
+def assignment(pool: str, addresses: tuple[str, ...]) -> Resource:
+    """The pool's endpoints (``ip:port``, sorted by the caller)."""
     message = ClusterLoadAssignment(cluster_name=pool)
     if addresses:
         endpoints = message.endpoints.add().lb_endpoints
@@ -26,4 +29,4 @@ def assignment(pool: str, addresses: Sequence[str]) -> bytes:
             socket = endpoints.add().endpoint.address.socket_address
             socket.address = host
             socket.port_value = port
-    return bytes(message.SerializeToString(deterministic=True))
+    return Resource.of(ENDPOINTS, pool, message.SerializeToString(deterministic=True))

@@ -4,6 +4,7 @@ Trap: filters see answers in reverse order. Usage filters stand before ext_proc 
 """
 
 from datetime import timedelta
+from functools import lru_cache
 
 from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import (
@@ -56,6 +57,7 @@ from ralb_operator.compile.envoy.pack import extension, typed
 from ralb_operator.compile.envoy.replies import local_replies
 from ralb_operator.compile.envoy.usage import usage_filters
 from ralb_operator.view import Gateway
+from ralb_operator.xds.resources import LISTENER, Resource
 
 NAME = "ralb"
 # Credentials of clients: the processor has no use for them, so it is not shown them.
@@ -70,8 +72,9 @@ _ANSWERED = (
 )
 
 
-def listener(gateway: Gateway) -> bytes:
-    """The listener with its one HTTP connection manager, serialized."""
+@lru_cache(maxsize=16)
+def listener(gateway: Gateway) -> Resource:
+    """The listener with its one HTTP connection manager."""
     manager = HttpConnectionManager(
         stat_prefix="ralb",
         rds=Rds(
@@ -104,18 +107,17 @@ def listener(gateway: Gateway) -> bytes:
         server_name="ralb",
         max_request_headers_kb=96,
     )
-    return bytes(
-        Listener(
-            name=NAME,
-            address=Address(socket_address=SocketAddress(address=gateway.address, port_value=gateway.port)),
-            per_connection_buffer_limit_bytes=gateway.max_body_bytes,
-            filter_chains=[
-                FilterChain(
-                    filters=[Filter(name="envoy.filters.network.http_connection_manager", typed_config=typed(manager))]
-                )
-            ],
-        )
+    message = Listener(
+        name=NAME,
+        address=Address(socket_address=SocketAddress(address=gateway.address, port_value=gateway.port)),
+        per_connection_buffer_limit_bytes=gateway.max_body_bytes,
+        filter_chains=[
+            FilterChain(
+                filters=[Filter(name="envoy.filters.network.http_connection_manager", typed_config=typed(manager))]
+            )
+        ],
     )
+    return Resource.of(LISTENER, NAME, bytes(message))
 
 
 def _processor(gateway: Gateway) -> HttpFilter:

@@ -5,6 +5,7 @@ processor answered nothing) a request goes nowhere and gets 503.
 """
 
 from datetime import timedelta
+from functools import lru_cache
 
 from envoy_data_plane.envoy.config.core.v3 import (
     HeaderValue,
@@ -29,14 +30,16 @@ from ralb_api import headers
 from ralb_operator.compile.envoy.clusters import CLUSTER_METADATA, NOWHERE
 from ralb_operator.compile.envoy.pack import extension, overlay, typed
 from ralb_operator.view import Gateway
+from ralb_operator.xds.resources import ROUTES, Resource
 
 NAME = "ralb"
 _RETRY_ON = "connect-failure,refused-stream,reset,5xx,retriable-status-codes"
 _SPECIFIER = "envoy.extensions.router.cluster_specifiers.priority_group.v3.PriorityGroupClusterSpecifier"
 
 
-def routes(gateway: Gateway) -> bytes:
-    """The route table, serialized."""
+@lru_cache(maxsize=16)
+def routes(gateway: Gateway) -> Resource:
+    """The route table."""
     action = RouteAction(
         # Long answers are legitimate: only silence ends a request.
         timeout=timedelta(0),
@@ -78,13 +81,12 @@ def routes(gateway: Gateway) -> bytes:
         ],
         response_headers_to_remove=["x-envoy-upstream-service-time", "endpoint-load-metrics"],
     )
-    return bytes(
-        RouteConfiguration(
-            name=NAME,
-            virtual_hosts=[VirtualHost(name=NAME, domains=["*"], routes=[route])],
-            validate_clusters=True,
-        )
+    table = RouteConfiguration(
+        name=NAME,
+        virtual_hosts=[VirtualHost(name=NAME, domains=["*"], routes=[route])],
+        validate_clusters=True,
     )
+    return Resource.of(ROUTES, NAME, bytes(table))
 
 
 def _specifier() -> PriorityGroupClusterSpecifier:
