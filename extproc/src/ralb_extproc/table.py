@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ralb.v1 import snapshot_pb2 as pb
-
 from ralb_extproc.match import Claim, Condition
 from ralb_extproc.types import Candidate
 
@@ -258,8 +257,8 @@ def _action(action: pb.Action, tiers: Mapping[str, pb.Tier], where: str) -> Acti
     use = action.WhichOneof("use")
     if use == "reject":
         reject = action.reject
-        if not 400 <= reject.status <= 499:
-            raise ValueError(f"{where}: rejects with status {reject.status}, which is not 400 to 499")
+        if not 400 <= reject.status <= 599:
+            raise ValueError(f"{where}: rejects with status {reject.status}, which is not 400 to 599")
         refusal = Refusal(reject.status, reject.code, reject.message)
         return Action("", refusal, 0, "")
     if use != "tier":
