@@ -10,10 +10,12 @@ import time
 from dataclasses import dataclass
 
 from grpc import aio
-from ralb.v1 import snapshot_pb2 as pb
 
-from ralb_extproc.decision import Decision, record
+from ralb.v1 import snapshot_pb2 as pb
+from ralb_extproc.decision import explanation
+from ralb_extproc.feedback import AccessLogService, Learner, Settled
 from ralb_extproc.place import PodTable
+from ralb_extproc.records import Records
 from ralb_extproc.router import Router
 from ralb_extproc.service import ProcessorService
 from ralb_extproc.sink import RecordSink
@@ -52,10 +54,13 @@ class Processor:
     def __init__(self, options: Options) -> None:
         self._options = options
         self.sink = RecordSink(options.records)
+        self.records = Records(self.sink.put)
         self.pods = PodTable()
-        self.router = Router(self.pods, FeatureScore(), lambda pool, intent: 256)
+        self.learner = Learner(self.pods, settled=self._on_settled)
+        self.access_log = AccessLogService(self.learner.learn)
+        self.router = Router(self.pods, FeatureScore(), self.learner.lengths.expected_output)
         self.follower = SnapshotFollower(options.operator, f"{socket.gethostname()}-{os.getpid()}", self._apply)
-        self.service = ProcessorService(self.router, self._on_decision, lambda decision: "")
+        self.service = ProcessorService(self.router, self.records.decided, explanation)
         self._server: aio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -70,9 +75,11 @@ class Processor:
             ]
         )
         self.service.register(self._server)
+        self.access_log.add_to(self._server)
         self._server.add_insecure_port(self._options.listen)
         await self._server.start()
         self._tasks.append(asyncio.create_task(self.follower.run()))
+        self._tasks.append(asyncio.create_task(self._housekeeping()))
         gc.collect()
         gc.freeze()
 
@@ -84,19 +91,22 @@ class Processor:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        self.records.flush()
         self.sink.close()
 
     def _apply(self, snapshot: pb.Snapshot) -> None:
         table = RoutingTable.of(snapshot)
         self.pods.update(snapshot.pools, time.monotonic())
         self.router.table = table
-        _LOG.info(
-            "snapshot %s: %d pools, %d tiers, %d policies",
-            snapshot.version[:12],
-            len(table.pools),
-            len(table.tiers),
-            len(table.policies),
-        )
+        counts = (len(table.pools), len(table.tiers), len(table.policies))
+        _LOG.info("snapshot %s: %d pools, %d tiers, %d policies", snapshot.version[:12], *counts)
 
-    def _on_decision(self, decision: Decision) -> None:
-        self.sink.put(record(decision))
+    def _on_settled(self, settled: Settled) -> None:
+        self.records.settled(settled, self.router.table)
+
+    async def _housekeeping(self) -> None:
+        """Once a second: let go of what was never reported on."""
+        while True:
+            await asyncio.sleep(1.0)
+            self.pods.sweep(time.monotonic())
+            self.records.sweep()

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ralb_api.errors import ClientError
-
 from ralb_extproc.types import Placement, Plan, Request, Understanding
+
+_EXPLANATION_LIMIT = 1024
 
 
 @dataclass(slots=True)
@@ -126,3 +127,22 @@ def _request(request: Request) -> dict[str, Any]:
         "size": request.size,
         "session": bool(request.session),
     }
+
+
+def explanation(decision: Decision) -> str:
+    """One line for the ``x-ralb-explanation`` header, ASCII, bounded."""
+    understanding, plan, placement = decision.understanding, decision.plan, decision.placement
+    if understanding is None or plan is None or placement is None:
+        return ""
+    reasons = ", ".join(f"{words} {weight:+.2f}" for words, weight in understanding.reasons)
+    first = placement.attempts[0]
+    rule = (
+        f"policy {plan.policy} rule {plan.rule} -> tier {plan.tier_name}" if plan.policy else "model asked for by name"
+    )
+    text = (
+        f"intent {understanding.intent}, complexity {understanding.complexity:.2f} "
+        f"(confidence {understanding.confidence:.2f}: {reasons or 'nothing special'}); {rule}; "
+        f"pool {first.pool} pod {first.endpoint or 'by Envoy'} of {placement.considered} "
+        f"({placement.reason}, prefix hit {placement.prefix_hit:.0%})"
+    )
+    return text.encode("ascii", "replace").decode()[:_EXPLANATION_LIMIT]

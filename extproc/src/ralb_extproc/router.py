@@ -8,11 +8,9 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 
-import numpy as np
 from ralb_api.errors import ClientError, Code
-
 from ralb_extproc.decision import Decision
-from ralb_extproc.place import Ask, NowhereError, PodTable, commit, place, prefix_of
+from ralb_extproc.place import Ask, Dice, NowhereError, PodTable, commit, place, prefix_of
 from ralb_extproc.plan import plan
 from ralb_extproc.request import parse
 from ralb_extproc.table import RoutingTable
@@ -55,7 +53,7 @@ class Router:
         self._understander = understander
         self._expected_output = expected_output
         self._max_attempts = max_attempts
-        self._rng = np.random.default_rng(seed)
+        self._dice = Dice(seed)
         self._prefix = secrets.token_hex(5)
         self._count = itertools.count(1)
 
@@ -100,7 +98,7 @@ class Router:
         ask = self._ask(request, understanding.intent, chosen.candidates[0].pool, chosen.output_cap)
         now = time.monotonic()
         try:
-            placement = place(table, self.pods, chosen, ask, now, self._rng, self._max_attempts)
+            placement = place(table, self.pods, chosen, ask, now, self._dice, self._max_attempts)
         except NowhereError as error:
             raise ClientError(503, Code.NO_ENDPOINT, "No model server is ready for this request; try again.") from error
         decision.placement = placement
