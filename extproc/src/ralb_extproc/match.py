@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ralb.v1 import snapshot_pb2 as pb
-
 from ralb_extproc.types import Request, Understanding
 
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from ralb.v1 import snapshot_pb2 as pb
 from ralb_api import headers as names
 from ralb_api.errors import ClientError, Code
-
 from ralb_extproc.table import Action, Facts, PolicyEntry, RoutingTable
 from ralb_extproc.types import Api, Candidate, Plan, Request, Understanding
 

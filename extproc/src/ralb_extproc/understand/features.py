@@ -25,17 +25,27 @@ SYSTEM_WHOLE: Final = 1_200
 """System prompts up to this many characters are taken as stating a task; longer ones describe an assistant."""
 OPENING: Final = 12
 """Words at the start of the task in which the verb that names it is expected."""
+INSTRUCTION: Final = 14
+"""Words taken as the instruction where the rest is the material to work on (with the last ``OPENING``)."""
 
-_WORD: Final = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
-_NUMBER: Final = re.compile(r"\d+")
-_SYMBOL: Final = re.compile(r"[=^√∑∏∫∂≤≥≠±\u00d7÷∈∀∃⇒∞π]|\\[a-zA-Z]{2,}")
-_CODE_LINE: Final = re.compile(
-    r"^[ \t]*(?:def |class |import |from \w+ import|#include|public |private |func |fn |const |let |var |return\b"
-    r"|SELECT |INSERT |UPDATE |Traceback |File \"|at [\w.$]+\(|\$ )|[;{}][ \t]*$",
-    re.MULTILINE,
+# Everything that parts words becomes a space; hyphens stay, for "fault-tolerant" is one word.
+_PARTING: Final = str.maketrans(
+    {
+        mark: " "
+        for mark in "0123456789_!\"#$%&'()*+,./:;<=>?@[\\]^`{|}~\u00a1\u00ab\u00bb\u00bf\u2019"
+        "\u201c\u201d\u2026\u3001\u3002\uff0c\uff1a\uff1f"
+    }
 )
-_LIST_ITEM: Final = re.compile(r"^[ \t]*(?:[-*•] |\d{1,2}[.)] )", re.MULTILINE)
-_TRANSCRIPT: Final = re.compile(r"^(?:Observation|Action|Tool call|Tool result)\b", re.MULTILINE)
+_DIGITS: Final = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))
+_SYMBOLS: Final = re.compile(r"[√∑∏∫∂≤≥≠±\u00d7÷∈∀∃⇒∞π]")
+_CODE_STARTS: Final = (
+    "def ", "class ", "import ", "from ", "#include", "public ", "private ", "func ", "fn ", "const ", "let ", "var ",
+    "return ", "SELECT ", "INSERT ", "UPDATE ", "Traceback ", 'File "', "at ", "$ ", "@", "//",
+)  # fmt: skip
+_CODE_ENDS: Final = (";", "{", "}", "):", ");")
+_LIST_STARTS: Final = ("- ", "* ", "• ")
+_TRANSCRIPT_STARTS: Final = ("Observation:", "Action:", "Tool call:", "Tool result:")
+_MAX_LINES: Final = 200
 # Scripts written without spaces between words: a word is about two characters.
 _SPACELESS: Final = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
@@ -84,6 +94,8 @@ class Features:
 
 
 # Families that may be meant by the very first words of a request; the others modify.
+# Tasks whose object comes along in the text.
+_ON_MATERIAL: Final = frozenset({"extract", "classify", "transform", "compress"})
 _TASKS: Final = frozenset(
     {
         "greeting", "extract", "classify", "transform", "compress", "safety", "code", "debug", "maths", "proof", "plan",
@@ -107,14 +119,21 @@ def observe(request: Request) -> Features:
             system = turn.text
     shape = _ends(text, SHAPE_HEAD, SHAPE_TAIL)
     task = (text if len(text) <= TASK_WHOLE else _ends(text, TASK_HEAD, TASK_TAIL)).lower()
-    words = _WORD.findall(task)
+    words = task.translate(_PARTING).split()
     spaceless = 0 if task.isascii() else len(_SPACELESS.findall(task))
-    families = _families(task, words, spaceless > 0)
+    opening = next((name for name in map(FAMILY.get, words[:OPENING]) if name in _TASKS), None) or ""
+    if opening in _ON_MATERIAL and len(words) > INSTRUCTION + OPENING:
+        # What follows is the material, whose words say nothing about the task.
+        stated = words[:INSTRUCTION] + words[-OPENING:]
+        families = _families(" ".join(stated), stated, spaceless > 0)
+    else:
+        families = _families(task, words, spaceless > 0)
     seen = len(words) + spaceless // 2
+    code_lines, list_items, transcript = _lines(shape) if "\n" in shape else (0, 0, 0)
     return Features(
         tools=0 if request.tool_choice == "none" else len(request.tools),
         forced=request.tool_choice in ("required", "named") and bool(request.tools),
-        tool_turns=tool_turns + (len(_TRANSCRIPT.findall(shape)) if "\n" in shape else 0),
+        tool_turns=tool_turns + transcript,
         last_is_tool=bool(request.turns) and _is_tool(request.turns[-1]),
         user_turns=user_turns,
         structured=request.structured,
@@ -124,19 +143,40 @@ def observe(request: Request) -> Features:
         effort=request.reasoning_effort,
         words=seen if len(task) >= len(text) else int(seen * len(text) / len(task)),
         families=families,
-        opening=next((name for name in map(FAMILY.get, words[:OPENING]) if name in _TASKS), None) or "",
+        opening=opening,
         system=_system(system),
         questions=shape.count("?") + (0 if shape.isascii() else shape.count("\uff1f") + shape.count("؟")),
-        numbers=len(_NUMBER.findall(shape)),
-        symbols=len(_SYMBOL.findall(shape)),
+        numbers=len(shape.encode("utf-8", "surrogatepass").translate(_DIGITS).split()),
+        symbols=shape.count("=")
+        + shape.count("^")
+        + shape.count("\\")
+        + (0 if shape.isascii() else len(_SYMBOLS.findall(shape))),
         code_blocks=(shape.count("```") + 1) // 2,
-        code_lines=len(_CODE_LINE.findall(shape)) if "\n" in shape else 0,
-        list_items=len(_LIST_ITEM.findall(shape)) if "\n" in shape else 0,
+        code_lines=code_lines,
+        list_items=list_items,
     )
 
 
 def _ends(text: str, head: int, tail: int) -> str:
     return text if len(text) <= head + tail else f"{text[:head]}\n{text[-tail:]}"
+
+
+def _lines(shape: str) -> tuple[int, int, int]:
+    """How many lines look like code, like an item of a list, and like a step in a transcript of an agent."""
+    code = items = steps = 0
+    for line in shape.split("\n", _MAX_LINES)[:_MAX_LINES]:
+        line = line.strip()
+        if not line:
+            continue
+        if line.startswith(_LIST_STARTS) or (
+            line[0].isdecimal() and line.lstrip("0123456789").startswith((". ", ") "))
+        ):
+            items += 1
+        elif line.startswith(_TRANSCRIPT_STARTS):
+            steps += 1
+        elif line.endswith(_CODE_ENDS) or line.startswith(_CODE_STARTS):
+            code += 1
+    return code, items, steps
 
 
 def _families(task: str, words: Sequence[str], spaceless: bool) -> Counter[str]:
@@ -155,7 +195,7 @@ def _system(text: str) -> Counter[str]:
     if not text or len(text) > SYSTEM_WHOLE:
         return Counter()
     task = text.lower()
-    return _families(task, _WORD.findall(task), not task.isascii())
+    return _families(task, task.translate(_PARTING).split(), not task.isascii())
 
 
 def _is_tool(turn: Turn) -> bool:

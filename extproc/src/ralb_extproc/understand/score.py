@@ -15,27 +15,10 @@ import re
 from typing import Final
 
 from ralb_api import headers as names
+from ralb_api.intents import INTENTS
 
 from ralb_extproc.types import Request, Understanding
 from ralb_extproc.understand.features import Features, observe
-
-INTENTS: Final = (
-    "intent-classification",
-    "extraction",
-    "transformation",
-    "safety",
-    "tool-calling",
-    "compression",
-    "simple-logic",
-    "planning",
-    "ambiguity",
-    "critique",
-    "code",
-    "maths",
-    "creative",
-    "chat",
-)
-"""What a request can be about."""
 
 VERSION: Final = "features-1"
 MAX_REASONS: Final = 5
@@ -82,6 +65,7 @@ EVIDENCE: Final[dict[str, tuple[str, float]]] = {
     "maths": ("maths", 0.8),
     "proof": ("maths", 1.2),
     "creative": ("creative", 1.2),
+    "write": ("creative", 0.8),
     "greeting": ("chat", 1.5),
     "explain": ("chat", 0.5),
 }
@@ -230,7 +214,9 @@ def _is_vague(seen: Features, evidence: dict[str, float]) -> bool:
         return False
     if seen.words == 0 and not seen.numbers:
         return True
-    return seen.families.get("vague", 0) >= 1 and len(evidence) == 1 and not seen.questions
+    vague = seen.families.get("vague", 0)
+    telling = seen.words - vague - seen.families.get("filler", 0)
+    return vague > 0 and telling <= 1 and len(evidence) == 1
 
 
 def _weight(term: tuple[str, float]) -> float:

@@ -27,7 +27,7 @@ _FAMILIES: Final[dict[str, str]] = {
         traduce traducir traduis traduire traduzca übersetze übersetzen traduci traduzir переведи перевести""",
     "compress": """
         summarize summarise summary summaries summarizing tldr condense shorten abridge recap gist digest synopsis
-        resume resumir resumen résume résumer résumé zusammenfassen zusammenfassung riassumi riassunto resumo кратко
+        resumir resumen résume résumer résumé zusammenfassen zusammenfassung riassumi riassunto кратко
         резюмируй""",
     "safety": """
         moderate moderation toxic toxicity harmful harassment hateful unsafe jailbreak abusive slur violence violent weapon
@@ -67,11 +67,11 @@ _FAMILIES: Final[dict[str, str]] = {
         argument arguments counterarguments improve improvements audit refute rebut rank
         critica critiquer bewerte bewerten kritisiere valuta оцени""",
     "creative": """
-        story stories poem poems poetry haiku limerick song lyrics slogan novel character characters dialogue imagine
+        story stories poem poems poetry haiku limerick song lyrics slogan novel characters dialogue imagine
         screenplay fiction fictional essay blog joke jokes riddle metaphor tagline caption creative fairy
         cuento poema histoire poème geschichte gedicht storia poesia рассказ стихотворение""",
     "explain": """
-        explain explains explanation why how describe understand difference differences compare comparison contrast
+        explain explains explanation why describe understand difference differences compare comparison contrast
         implications analyze analyse analysis cause causes effect mechanism intuition
         explica explicar expliquer explique erkläre erklären spiega объясни почему""",
     "logic": """
@@ -87,9 +87,13 @@ _FAMILIES: Final[dict[str, str]] = {
         expert nuanced novel-research state-of-the-art formally derive derivation verify justify complete end-to-end
         production zero-downtime edge multi-step carefully precisely""",
     "brief": """
-        brief briefly short quick quickly simple simply basic just concise tiny small easy one-line""",
+        brief briefly short quick quickly simple simply basic concise tiny small easy one-line""",
+    "write": """
+        write compose draft generate escribe escribir écris écrire schreibe schreiben scrivi escreva напиши""",
     "vague": """
-        it this that something thing things stuff fix help better do make change again continue more""",
+        it this that these those something thing things stuff fix help again continue work works working broken wrong""",
+    "filler": """
+        please can could would you me my i the a an to for with do is make need want now up out just about same""",
 }
 
 FAMILY: Final[dict[str, str]] = {word: name for name, words in _FAMILIES.items() for word in words.split()}
@@ -103,6 +107,9 @@ PHRASES: Final[tuple[tuple[str, str], ...]] = (
     ("memory leak", "debug"),
     ("stack trace", "debug"),
     ("pros and cons", "critique"),
+    ("how do ", "explain"),
+    ("how does", "explain"),
+    ("how would", "explain"),
     ("how many", "maths"),
     ("how much", "maths"),
     ("tl;dr", "compress"),
