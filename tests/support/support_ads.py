@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
+
 from ralb_operator.xds.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Resource
 
 DeltaDiscoveryRequest = discovery_pb2.DeltaDiscoveryRequest
@@ -98,7 +99,7 @@ class ModelClient:
         if refused and len(response.resources) + len(response.removed_resources) == 1:
             self.on_single_refusal(type_url, refused[0], response.resources[0].version)
         error = f"cannot use {', '.join(refused)}" if refused else None
-        out = [request(type_url, nonce=response.nonce, error=error, node="")]
+        out = []
         follows = {CLUSTER: ENDPOINTS, LISTENER: ROUTES}.get(type_url)
         if self.follow and follows is not None:
             wanted, have = set(held), self.names.get(follows, set())
@@ -108,6 +109,8 @@ class ModelClient:
             for name in have - wanted:
                 self.held.get(follows, {}).pop(name, None)
                 self.versions.get(follows, {}).pop(name, None)
+        # As Envoy, which holds the ACK of clusters back until they are warm: what follows is asked for first.
+        out.append(request(type_url, nonce=response.nonce, error=error, node=""))
         return out
 
 

@@ -1,7 +1,8 @@
 import pytest
+from support_ads import named, request
+
 from ralb_operator.xds.delta import DeltaStream, Limits, ProtocolError, Published
 from ralb_operator.xds.resources import CLUSTER, ENDPOINTS, LISTENER, ORDER, ROUTES, SECRET
-from support_ads import named, request
 
 
 class Harness:
