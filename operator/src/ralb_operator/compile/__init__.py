@@ -7,7 +7,6 @@ view is compiled as if they were not there.
 from ralb_api.objects import ModelPool
 from ralb_api.objects.common import seconds
 from ralb_api.problems import ObjectKey, Problem
-
 from ralb_operator.compile.envoy.clusters import PoolCluster, nowhere_cluster, pool_cluster, processor_cluster
 from ralb_operator.compile.envoy.endpoints import assignment
 from ralb_operator.compile.envoy.listener import listener

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from ralb_api.objects import ModelPool
 from ralb_api.problems import ObjectKey
-
 from ralb_operator.compile.envoy.endpoints import join_address
 from ralb_operator.view import Pod
 

@@ -12,7 +12,6 @@ from operator import attrgetter
 
 from ralb_api.objects import ModelPool, ModelTier, RoutingPolicy
 from ralb_api.problems import ObjectKey, Problem, Severity
-
 from ralb_operator.compile.precedence import Ordered, conflicts, in_order
 from ralb_operator.compile.result import Reason
 from ralb_operator.view import View

@@ -6,7 +6,6 @@ from enum import StrEnum
 
 from ralb.v1.snapshot_pb2 import Snapshot
 from ralb_api.problems import ObjectKey, Problem
-
 from ralb_operator.xds.resources import Resources
 
 

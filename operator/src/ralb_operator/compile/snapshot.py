@@ -1,11 +1,11 @@
 """The resolved view as the processor's snapshot."""
 
 import xxhash
+
 from ralb.v1 import snapshot_pb2 as pb
 from ralb_api.errors import Code
 from ralb_api.objects import Action, Engine, HeaderMatch, HeaderMatchType, ModelPool, RoutingPolicy, StreamUsage, When
 from ralb_api.problems import ObjectKey
-
 from ralb_operator.compile.envoy.clusters import PoolCluster
 from ralb_operator.compile.pools import PoolEndpoints
 from ralb_operator.compile.resolve import Resolved

@@ -7,7 +7,6 @@ from operator import attrgetter
 from ralb_api.objects import KINDS
 from ralb_api.objects.common import Object
 from ralb_api.problems import ObjectKey, Problem, Severity
-
 from ralb_operator.compile.pools import PoolEndpoints
 from ralb_operator.compile.resolve import Resolved
 from ralb_operator.compile.result import Condition, ConditionType, Reason, Status

@@ -66,8 +66,8 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 )
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptionsExplicitHttpConfig
 from envoy_data_plane.envoy.type.metadata.v3 import MetadataKey, MetadataKeyPathSegment
-from ralb_api import headers
 
+from ralb_api import headers
 from ralb_operator.compile.envoy.endpoints import split_address
 from ralb_operator.compile.envoy.hold import hold_filter
 from ralb_operator.compile.envoy.pack import extension, typed

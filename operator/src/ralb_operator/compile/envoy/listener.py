@@ -49,8 +49,8 @@ from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutatio
 from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, RegexMatcher, StringMatcher
 from envoy_data_plane.envoy.type.tracing.v3 import CustomTag
 from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
-from ralb_api import headers
 
+from ralb_api import headers
 from ralb_operator.compile.envoy import routes
 from ralb_operator.compile.envoy.clusters import PROCESSOR
 from ralb_operator.compile.envoy.pack import extension, typed

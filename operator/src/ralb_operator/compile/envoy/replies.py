@@ -20,8 +20,8 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     ResponseMapper,
 )
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
-from ralb_api.errors import ClientError, Code
 
+from ralb_api.errors import ClientError, Code
 from ralb_operator.compile.envoy.pack import typed
 
 DETAILS_PREFIX = "ralb_"

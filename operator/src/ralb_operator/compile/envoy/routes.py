@@ -24,9 +24,9 @@ from envoy_data_plane.envoy.config.route.v3 import (
     VirtualHost,
 )
 from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
+
 from ralb.v1.envoy_overlay_pb2 import ClusterWeight, PriorityGroup, PriorityGroupClusterSpecifier
 from ralb_api import headers
-
 from ralb_operator.compile.envoy.clusters import CLUSTER_METADATA, NOWHERE
 from ralb_operator.compile.envoy.pack import extension, overlay, typed
 from ralb_operator.view import Gateway

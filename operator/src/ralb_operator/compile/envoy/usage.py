@@ -20,8 +20,8 @@ from envoy_data_plane.envoy.extensions.filters.http.sse_to_metadata.v3 import (
     SseToMetadataProcessingRules,
 )
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
-from ralb_api import headers
 
+from ralb_api import headers
 from ralb_operator.compile.envoy.pack import extension, typed
 
 # metadata key -> where it may stand, relative to a usage object
