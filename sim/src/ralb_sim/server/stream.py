@@ -15,6 +15,7 @@ import orjson
 from aiohttp import web
 
 from ralb_sim.server import faults
+from ralb_sim.server.errors import ApiError
 from ralb_sim.server.faults import Strike
 
 STRIKE = web.RequestKey("strike", Strike)
@@ -70,6 +71,10 @@ class EventStream:
     ) -> None:
         if error is None:
             await self.response.write_eof()
+        elif isinstance(error, ApiError):
+            # Too late for an error answer: the status is on the wire. Nobody else may try to send one.
+            cut(self._request)
+            raise asyncio.CancelledError from error
         elif not isinstance(error, asyncio.CancelledError | ConnectionError):
             cut(self._request)
 
