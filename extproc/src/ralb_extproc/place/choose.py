@@ -1,7 +1,8 @@
 """From a plan to pods in order: the level, the pools within it, the pods within each.
 
 Pools are tried by priority level, lowest first. A level whose pools have a fit pod comes before one where all pods are at their
-concurrency cap, and that before one where all have failed. Within a level and state pools are drawn without replacement by
+concurrency cap, and that before one where all have failed.
+A pool that should have pods and has none comes last. Within a level and state pools are drawn without replacement by
 weight (the Efraimidis-Spirakis keys), so with equal queues the first pool's share is exactly its weight; a pool with a longer
 queue than its peers counts for less. Weight 0 comes after all others of its level.
 
@@ -14,16 +15,16 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from ralb.v1.snapshot_pb2 import Pool
-
 from ralb_extproc.place.dice import Dice
 from ralb_extproc.place.ledger import FlightInfo
 from ralb_extproc.place.load import queue
 from ralb_extproc.place.pods import PodTable, PoolView
 from ralb_extproc.place.prefix import NO_PREFIX, Prefix
-from ralb_extproc.place.product import CAPPED, FAILING, FIT, Ranking, rank
+from ralb_extproc.place.product import FAILING, FIT, Ranking, rank
 from ralb_extproc.types import Attempt, Candidate, Placement, Plan
 
 MAX_ATTEMPTS: Final = 4
+_EMPTY: Final = FAILING + 1  # state of a pool without a ready pod
 _KEEP_PREFIX: Final = 2000  # flights; a prefix takes up to 30 kB
 
 
@@ -124,7 +125,7 @@ def _placement(attempts: tuple[Attempt, ...], options: list[_Option], ask: Ask) 
     if first.ranking is None:
         return Placement(attempts, uncached_tokens=ask.input_tokens, considered=considered, reason="service")
     uncached = first.ranking.uncached
-    if first.state >= CAPPED:
+    if first.state != FIT:
         reason = "saturated"
     elif considered == 1:
         reason = "only"
@@ -171,9 +172,9 @@ def commit(pods: PodTable, request_id: str, placement: Placement, plan: Plan, as
 def _ordered(
     table: PoolTable, pods: PodTable, plan: Plan, ask: Ask, now: float, dice: Dice, want: int
 ) -> list[_Option]:
-    """All usable candidates, first choice first; stops ranking further levels when enough fit pods are found."""
-    by_state: tuple[list[_Option], ...] = ([], [], [])
-    fit = 0
+    """Candidates, first choice first; further levels are not ranked once they could not come in."""
+    by_state: tuple[list[_Option], ...] = ([], [], [], [])
+    fit = fit_pools = 0
     level: list[_Option] = []
     priority = None
     seen: set[str] = set()
@@ -182,7 +183,7 @@ def _ordered(
         if candidate.priority != priority:
             _settle(level, by_state, dice)
             level, priority = [], candidate.priority
-            if fit >= want:
+            if fit >= want and fit_pools >= want - 1:
                 break
         pool = table.pools.get(candidate.pool)
         if pool is None or candidate.pool in seen:
@@ -192,6 +193,7 @@ def _ordered(
         level.append(option)
         if option.state == FIT:
             fit += option.wanted
+            fit_pools += 1
     _settle(level, by_state, dice)
     return [option for state in by_state for option in state]
 
@@ -202,7 +204,7 @@ def _option(
     view = pods.view(candidate.pool)
     if view is None:
         # A pool that should have pods and has none can only answer 503: last of all.
-        return _Option(candidate, pool, None, None, FAILING if pool.metrics_path else FIT, 1, False, 0.0)
+        return _Option(candidate, pool, None, None, _EMPTY if pool.metrics_path else FIT, 1, False, 0.0)
     block, state = pods.block(view), pods.steady(view, now)
     hits = pods.prefix.hits(ask.prefix, view.select, ask.input_tokens) if ask.prefix.hashes else None
     ranking = rank(block, state, view.cap, ask.input_tokens, hits, now, dice, want)

@@ -3,7 +3,7 @@
 For pod i with a reading of age a seconds, in requests:
 
     seen_i  = waiting + running + (our requests in flight that the reading cannot have counted)
-    w_i     = 1 / (1 + (a / TRUST_SECONDS)^2)           weight: 1 when fresh, 1/2 at TRUST_SECONDS, 0 if never read
+    w_i     = 1 / (1 + (a / TRUST_SECONDS)^4)           weight: 1 when fresh, 1/2 at TRUST_SECONDS, 0 if never read
     typical = sum(w seen) / sum(w) over the pool        0 when nobody has been read
     prior_i = max(our requests in flight on i, typical)
     load_i  = w_i seen_i + (1 - w_i) prior_i
@@ -24,7 +24,7 @@ import numpy as np
 from ralb_extproc.place import columns as col
 from ralb_extproc.place.columns import Bools, Floats
 
-TRUST_SECONDS: Final = 3.0
+TRUST_SECONDS: Final = 4.0
 STEADY_SECONDS: Final = 0.02
 SLOW_START_SECONDS: Final = 30.0
 SLOW_START_FLOOR: Final = 0.1
@@ -56,7 +56,10 @@ class Steady:
 def weight(age: Floats) -> Floats:
     """Weight of a reading by its age in seconds; age inf gives 0."""
     scaled: Floats = np.maximum(age, 0.0) / TRUST_SECONDS
-    out: Floats = 1.0 / (1.0 + scaled * scaled)
+    scaled *= scaled
+    scaled *= scaled
+    scaled += 1.0
+    out: Floats = np.reciprocal(scaled)
     return out
 
 

@@ -13,8 +13,8 @@ from itertools import pairwise
 from typing import Final
 
 import numpy as np
-from ralb.v1.snapshot_pb2 import Pool
 
+from ralb.v1.snapshot_pb2 import Pool
 from ralb_extproc.place import columns as col
 from ralb_extproc.place.columns import Floats, Slots
 from ralb_extproc.place.ledger import NO_INFO, Flight, FlightInfo, Ledger

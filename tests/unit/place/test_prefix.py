@@ -1,0 +1,137 @@
+import random
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from ralb_extproc.place import PrefixIndex, hash_blocks
+from ralb_extproc.place.prefix import _BOUNDS, MAX_BLOCKS, MAX_BYTES
+
+
+def text(seed, size):
+    return random.Random(seed).randbytes(size)
+
+
+def hits(index, data, count, tokens=None, seed=0):
+    prefix = hash_blocks(data, seed)
+    got = index.hits(prefix, slice(0, count), tokens if tokens is not None else len(data))
+    return [0.0] * count if got is None else got.tolist()
+
+
+def test_blocks_grow_by_at_most_a_64th():
+    assert _BOUNDS[0] == 0
+    assert _BOUNDS[-1] >= MAX_BYTES
+    for start, end in pairwise(_BOUNDS):
+        assert end - start <= max(256, start / 64)
+    assert MAX_BLOCKS < 1000
+
+
+def test_equal_prefix_equal_hashes_and_different_after():
+    a = hash_blocks(text(1, 5000) + b"a" * 5000)
+    b = hash_blocks(text(1, 5000) + b"b" * 5000)
+    same = [x == y for x, y in zip(a.hashes, b.hashes, strict=True)]
+    assert same == sorted(same, reverse=True)
+    assert sum(same) == 5000 // 256
+
+
+def test_chain_same_block_elsewhere_is_another_hash():
+    prefix = hash_blocks(b"x" * 4096)
+    assert len(set(prefix.hashes)) == len(prefix.hashes)
+
+
+def test_seed_sets_apart():
+    assert set(hash_blocks(b"x" * 4096, 1).hashes).isdisjoint(hash_blocks(b"x" * 4096, 2).hashes)
+
+
+def test_short_and_huge_prompts():
+    assert hash_blocks(b"x" * 255).hashes == ()
+    assert len(hash_blocks(b"x" * (MAX_BYTES * 2)).hashes) == MAX_BLOCKS
+
+
+def test_hits_in_tokens():
+    index = PrefixIndex()
+    index.reserve(8)
+    index.record(hash_blocks(text(1, 2560)), 0)
+    index.record(hash_blocks(text(1, 5120)[:5120]), 3)
+    got = hits(index, text(1, 5120), 8, tokens=1280)
+    # random bytes of one seed share their beginning
+    assert got[0] == pytest.approx(640)
+    assert got[3] == pytest.approx(1280)
+    assert [got[i] for i in (1, 2, 4, 5, 6, 7)] == [0] * 6
+
+
+def test_nothing_known_is_none():
+    index = PrefixIndex()
+    index.record(hash_blocks(b"a" * 1000), 0)
+    assert index.hits(hash_blocks(b"b" * 1000), slice(0, 1), 100) is None
+    assert index.hits(hash_blocks(b""), slice(0, 1), 100) is None
+
+
+def test_many_pods_with_a_shared_head_against_a_plain_model():
+    rng = random.Random(5)
+    index = PrefixIndex()
+    index.reserve(300)
+    head = text("head", 2048)
+    stored = {}
+    for slot in range(0, 300, 2):
+        depth = rng.randrange(0, 9)
+        data = head[: depth * 256] + text(slot, 2048)
+        index.record(hash_blocks(data), slot)
+        stored[slot] = depth
+    got = hits(index, head, 300)
+    assert got == [float(stored.get(slot, 0) * 256) for slot in range(300)]
+    array = index.hits(hash_blocks(head), np.array([4, 2, 0]), len(head))
+    assert array.tolist() == [float(stored[s] * 256) for s in (4, 2, 0)]
+
+
+def test_forget_and_reuse_of_a_slot():
+    index = PrefixIndex()
+    data = text(1, 4096)
+    index.record(hash_blocks(data), 0)
+    index.record(hash_blocks(data), 1)
+    index.forget(0)
+    assert hits(index, data, 2) == [0, 4096]
+    index.record(hash_blocks(text(2, 4096)), 0)
+    assert hits(index, data, 2) == [0, 4096]
+
+
+def test_bits_of_forgotten_slots_come_back_clean():
+    index = PrefixIndex(entries=64)
+    old = text("old", 2048)
+    for round_ in range(200):
+        index.record(hash_blocks(old), 0)
+        index.forget(0)
+        index.record(hash_blocks(text(round_, 4096)), 1)
+        fresh = hits(index, old, 2)
+        assert fresh[0] == 0
+        index.record(hash_blocks(text(-round_ - 1, 1024)), 0)
+        assert hits(index, old, 2)[0] == 0
+    assert index._bits < 100
+
+
+def test_bounded_and_recent_survive():
+    index = PrefixIndex(entries=1000)
+    keep = hash_blocks(text("keep", 4096))
+    index.record(keep, 1)
+    for i in range(2000):
+        index.record(hash_blocks(text(i, 2048)), 0)
+        index.record(keep, 1)
+        assert len(index) <= 2 * 1000 + MAX_BLOCKS
+        assert len(index._dying) <= 1000 + MAX_BLOCKS
+    assert index.hits(keep, slice(1, 2), 100)[0] > 99
+    assert index.hits(hash_blocks(text(0, 2048)), slice(0, 1), 100) is None
+
+
+def test_churn_without_traffic_stays_bounded():
+    index = PrefixIndex()
+    prefix = hash_blocks(b"z" * 256)
+    for _ in range(10_000):
+        index.record(prefix, 0)
+        index.forget(0)
+    assert index._bits <= 4100
+    assert max(value.bit_length() for value in index._young.values()) <= 4100
+
+
+def test_needs_room():
+    with pytest.raises(ValueError, match="at least one"):
+        PrefixIndex(0)
