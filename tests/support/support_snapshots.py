@@ -18,6 +18,7 @@ class SnapshotClient:
     Attributes:
         received: versions in the order they came.
         bad: version -> error it answers with.
+        silent: versions it does not take, without saying why.
         hold: while set, snapshots are read but not answered.
         log: shared list that gets ``(node, "snapshot", version)``.
     """
@@ -29,6 +30,7 @@ class SnapshotClient:
         self.version = version
         self.received: list[str] = []
         self.bad: dict[str, str] = {}
+        self.silent: set[str] = set()
         self.hold = False
         self.log = log if log is not None else []
         self._unanswered = ""
@@ -74,6 +76,6 @@ class SnapshotClient:
 
     async def _answer(self, version: str) -> None:
         error = self.bad.get(version, "")
-        if not error:
+        if not error and version not in self.silent:
             self.version = version
         await self._call.write(snapshot_pb2.WatchRequest(node_id=self.node, version=self.version, error=error))

@@ -19,7 +19,6 @@ from enum import StrEnum
 from typing import Final
 
 from ralb.v1 import snapshot_pb2
-
 from ralb_operator.snapshots import SnapshotServer
 from ralb_operator.xds.delta import Nack
 from ralb_operator.xds.resources import CLUSTER, LISTENER, ORDER, ROUTES, Resource, Resources
@@ -167,6 +166,9 @@ class Publisher:
 
     async def _publish(self, resources: Resources, snapshot: snapshot_pb2.Snapshot, start: float) -> PublishReport:
         self._done = None
+        # Who has answered since is waited for again.
+        self._late_envoys.intersection_update(self._ads.late(ORDER))
+        self._late_processors.intersection_update(self._snapshots.late(self._snapshots.version))
         self._retire(resources)
         late: set[str] = set()
         for stage in (_USED, _USERS):

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import grpc
 from envoy.service.discovery.v3 import ads_pb2_grpc
-from ralb.v1 import snapshot_pb2_grpc
 
+from ralb.v1 import snapshot_pb2_grpc
 from ralb_operator.snapshots import MAX_SNAPSHOT_BYTES, SnapshotServer
 from ralb_operator.xds.server import AdsServer
 

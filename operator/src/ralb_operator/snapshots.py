@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
-from ralb.v1 import snapshot_pb2, snapshot_pb2_grpc
 
+from ralb.v1 import snapshot_pb2, snapshot_pb2_grpc
 from ralb_operator.progress import Progress
 
 _log = logging.getLogger(__name__)
@@ -123,8 +123,14 @@ class SnapshotServer(snapshot_pb2_grpc.SnapshotServiceServicer):
             Node ids of those that have not answered after ``timeout``. When another version has been set meanwhile, nobody
             is waited for any more.
         """
-        await self._progress.wait_for(lambda: all(node in ignore for node in self._late(version)), timeout)
-        return self._late(version)
+        await self._progress.wait_for(lambda: all(node in ignore for node in self.late(version)), timeout)
+        return self.late(version)
+
+    def late(self, version: str) -> tuple[str, ...]:
+        """Node ids of connected processors that owe an answer about ``version``; nobody if it is not the one served."""
+        if version != self.version:
+            return ()
+        return tuple(sorted(session.node for session in self._sessions if session.done != version))
 
     def processors(self) -> tuple[ProcessorStatus, ...]:
         """Every connected processor, by node id, oldest stream first."""
@@ -199,8 +205,3 @@ class SnapshotServer(snapshot_pb2_grpc.SnapshotServiceServicer):
             session.unanswered = snapshot.version
             await context.write(snapshot)
             self.sent += 1
-
-    def _late(self, version: str) -> tuple[str, ...]:
-        if version != self.version:
-            return ()
-        return tuple(sorted(session.node for session in self._sessions if session.done != version))

@@ -131,12 +131,13 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
             leaves is not waited for.
         """
         types = tuple(type_urls)
+        await self._progress.wait_for(lambda: all(node in ignore for node in self.late(types)), timeout)
+        return self.late(types)
 
-        def late() -> list[str]:
-            return sorted(session.stream.node for session in self._sessions if not session.stream.settled(types))
-
-        await self._progress.wait_for(lambda: all(node in ignore for node in late()), timeout)
-        return tuple(late())
+    def late(self, type_urls: Iterable[str]) -> tuple[str, ...]:
+        """Node ids of connected Envoys that owe an answer about these types at this moment."""
+        types = tuple(type_urls)
+        return tuple(sorted(s.stream.node for s in self._sessions if not s.stream.settled(types)))
 
     def nacks(self) -> tuple[Nack, ...]:
         """What connected Envoys refuse at present, of versions still served."""
