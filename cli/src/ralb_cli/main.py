@@ -45,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         command(name).register(subparsers)
     args = parser.parse_args(arguments)
     try:
-        return command(args.command).run(args)
+        code = command(args.command).run(args)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -3,7 +3,6 @@
 from ralb_api.intents import INTENTS
 from ralb_api.objects import RoutingPolicy, When
 from ralb_api.objects.common import Object
-
 from ralb_operator.explain_errors import Finding, close_to, listed, shown
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
+
 from ralb_api.objects.common import FORMS
 from ralb_api.schema import Schema, at, structural
 
@@ -128,8 +129,11 @@ class _Context:
 
     @property
     def about(self) -> str:
-        """What the field is for."""
-        return str(self.here.get("description") or self.parent.get("description", ""))
+        """What the field is for; of an item or a key's value, what the whole is for."""
+        text = self.here.get("description", "")
+        if not text and "properties" not in self.parent:
+            text = self.parent.get("description", "")
+        return str(text)
 
 
 def _unknown(c: _Context) -> tuple[str, str]:

@@ -13,7 +13,6 @@ from typing import Any
 
 from ralb_api.objects import ModelPool, ModelTier, RoutingPolicy
 from ralb_api.problems import ObjectKey, Problem, Severity
-
 from ralb_operator import yamldoc
 from ralb_operator.explain_errors import Finding, dotted, shown
 from ralb_operator.parse import concerns_us, ignored, key_of, to_object, to_pod

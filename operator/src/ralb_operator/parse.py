@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
+
 from ralb_api import API_VERSION, GROUP
 from ralb_api.objects import KINDS, Object
 from ralb_api.problems import ObjectKey, Problem, Severity
-
 from ralb_operator.doubts import doubts
 from ralb_operator.explain_errors import Finding, Path, close_to, dotted, explain, listed, shown
 from ralb_operator.view import Pod

@@ -24,6 +24,7 @@ _SEPARATOR = re.compile(r"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
 _CONTENT = re.compile(r"^(?![ \t\r]*(#.*)?$|%|\.\.\.[ \t\r]*$)", re.MULTILINE)
 _INT = re.compile(r"[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)")
 _FLOAT = re.compile(r"[-+]?([0-9][0-9_]*)?\.?[0-9_]+([eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*\.([eE][-+]?[0-9]+)?")
+_DIGITS = re.compile(r"[-+0-9_.eE]+")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _WORDS: dict[str, bool | None] = {
     **{word: None for word in ("", "~", "null", "Null", "NULL")},
@@ -157,6 +158,7 @@ class _Builder:
                 if self._expects_key():
                     self._key(event)
                 else:
+                    self._mark(line)
                     self._value(_Done(self._scalar(event), 1, 0), event.anchor, line)
             case yaml.AliasEvent():
                 done = self._anchors.get(event.anchor)
@@ -208,11 +210,15 @@ class _Builder:
         if self._expects_key():
             raise _Refused(line, "a mapping or list is used as a key", "write keys as text")
         self._count(line, 1)
+        self._mark(line)
+        self._stack.append(_Open({} if is_mapping else [], event.anchor, self._path()))
+
+    def _mark(self, line: int) -> None:
+        """Notes where the document, or an item of a list of objects, begins."""
         if not self._stack:
             self._document.line = self._line + line + 1
         elif self._stack[-1].path == ("items",) and isinstance(self._stack[-1].value, list):
             self._document.lines[len(self._stack[-1].value)] = self._line + line + 1
-        self._stack.append(_Open({} if is_mapping else [], event.anchor, self._path()))
 
     def _close(self, line: int) -> None:
         top = self._stack.pop()
@@ -283,23 +289,15 @@ class _Builder:
             return _WORDS[text]
         if _NOT_FINITE.fullmatch(text):
             return self._refuse(text, flaw)
+        if len(text) > _MAX_DIGITS:
+            # The patterns below take quadratic time, and no number is that long.
+            return self._refuse(text, flaw) if _DIGITS.fullmatch(text) else text
         if _INT.fullmatch(text):
-            return self._integer(text, flaw)
+            return _integer(text)
         if _FLOAT.fullmatch(text):
             number = float(text.replace("_", "")) if any(ch.isdigit() for ch in text) else text
             return number if isinstance(number, str) or math.isfinite(number) else self._refuse(text, flaw)
         return text
-
-    def _integer(self, text: str, flaw: bool) -> Any:
-        digits = text.replace("_", "").lstrip("+-").lower()
-        if len(digits) > _MAX_DIGITS:
-            return self._refuse(text, flaw)
-        try:
-            base = 0 if digits[:2] in ("0x", "0o", "0b") else 8 if len(digits) > 1 and digits[0] == "0" else 10
-            number = int(digits, base)
-        except ValueError:
-            return text
-        return -number if text[0] == "-" else number
 
     def _refuse(self, text: str, flaw: bool) -> Any:
         if flaw:
@@ -310,6 +308,16 @@ class _Builder:
 
 
 _YAML_HINT = "check indentation, colons and quotes around this line"
+
+
+def _integer(text: str) -> int | str:
+    digits = text.replace("_", "").lstrip("+-").lower()
+    base = 0 if digits[:2] in ("0x", "0o", "0b") else 8 if len(digits) > 1 and digits[0] == "0" else 10
+    try:
+        number = int(digits, base)
+    except ValueError:
+        return text
+    return -number if text[0] == "-" else number
 
 
 def _kind(value: object) -> str:
