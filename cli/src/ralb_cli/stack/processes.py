@@ -34,7 +34,7 @@ class Child:
         command: what to run.
         log: file that gets its stdout and stderr; None lets both through to ours.
         on_exit: told the exit code each time it ended by itself.
-        restart: whether to start it again.
+        on_start: called each time it was started again.
     """
 
     def __init__(
@@ -45,18 +45,15 @@ class Child:
         log: Path | None = None,
         on_exit: Callable[[int], Awaitable[None]] | None = None,
         on_start: Callable[[], Awaitable[None]] | None = None,
-        restart: bool = True,
     ) -> None:
         self.name = name
         self.command = list(command)
         self.restarts = 0
-        self._log = log
+        self.log = log
         self._on_exit = on_exit
         self._on_start = on_start
-        self._restart = restart
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._stopping = False
 
     @property
     def pid(self) -> int:
@@ -74,24 +71,25 @@ class Child:
 
     async def stop(self, *, grace: float = 5.0, signum: int = signal.SIGTERM) -> None:
         """End it: ``signum`` first, SIGKILL after ``grace`` seconds."""
-        self._stopping = True
-        process = self._process
-        if process is not None and process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signum)
-            try:
-                await asyncio.wait_for(process.wait(), grace)
-            except TimeoutError:
-                _LOG.warning("%s did not end within %.0f s and is killed", self.name, grace)
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
         if self._keeper is not None:
+            # Before anything else, lest it starts what is being ended.
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signum)
+        try:
+            await asyncio.wait_for(process.wait(), grace)
+        except TimeoutError:
+            _LOG.warning("%s did not end within %.0f s and is killed", self.name, grace)
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
     async def _spawn(self) -> None:
-        output = self._log.open("ab") if self._log is not None else None
+        output = self.log.open("ab") if self.log is not None else None
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *self.command,
@@ -110,23 +108,40 @@ class Child:
         while self._process is not None:
             started = loop.time()
             code = await self._process.wait()
-            if self._stopping:
-                return
             _LOG.warning("%s ended by itself (%s)", self.name, _exit_text(code))
             if self._on_exit is not None:
-                await self._on_exit(code)
-            if not self._restart:
-                return
+                await self._tell(self._on_exit(code))
             wait = _FIRST_WAIT_S if loop.time() - started > _STEADY_S else min(wait * 2, _LONGEST_WAIT_S)
-            await asyncio.sleep(wait)
-            self.restarts += 1
-            await self._spawn()
+            while not await self._again(wait):
+                wait = _LONGEST_WAIT_S
             if self._on_start is not None:
-                await self._on_start()
+                await self._tell(self._on_start())
+
+    async def _again(self, wait: float) -> bool:
+        await asyncio.sleep(wait)
+        try:
+            await self._spawn()
+        except OSError as error:
+            _LOG.error("%s cannot be started again: %s", self.name, error)
+            return False
+        self.restarts += 1
+        return True
+
+    async def _tell(self, told: Awaitable[None]) -> None:
+        """Whoever is told may fail; the process is kept all the same."""
+        try:
+            await told
+        except Exception:
+            _LOG.exception("after a change of %s", self.name)
 
 
 def _exit_text(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"
 
 
 def tail(path: Path, lines: int = 15) -> str:

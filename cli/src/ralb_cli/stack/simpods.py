@@ -1,10 +1,12 @@
 """Simulated pods for pools that ask for them by annotation.
 
 ``sim.ralb.dev/replicas`` says how many; every other ``sim.ralb.dev/<option>`` is passed to ``ralb-sim`` as ``--<option>``. A pod
-is a process on a loopback port; it is Ready while it listens. One that dies is started again on its port, as a kubelet would.
+is a process on a loopback port; it is Ready while it listens. One that dies is started again on its port, as a kubelet would. One
+whose options change is replaced once its successor is ready, as a rolling update would.
 """
 
 import asyncio
+import itertools
 import json
 import logging
 import sys
@@ -13,15 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ralb_api.objects import ModelPool
+from ralb_cli.stack.processes import Child, tail
 from ralb_operator.view import Pod
-
-from ralb_cli.stack.processes import Child
 
 _LOG = logging.getLogger(__name__)
 PREFIX = "sim.ralb.dev/"
 _REPLICAS = PREFIX + "replicas"
 _MAX_REPLICAS = 64
 _START_S = 60.0
+# What open requests get once a pod was told to end; one that is idle ends at once.
+_POD_DRAIN_S = 30.0
 # Options a pool may set; anything else is a mistake worth saying.
 OPTIONS = frozenset(
     {
@@ -96,6 +99,13 @@ class _Running:
         self.ready_file = ready_file
         self.port = 0
         self.ready = False
+        self.watch: asyncio.Task[None] | None = None
+
+    def unwatch(self) -> None:
+        """Give up waiting for the process to be ready."""
+        if self.watch is not None:
+            self.watch.cancel()
+            self.watch = None
 
 
 class SimPods:
@@ -109,8 +119,11 @@ class SimPods:
     def __init__(self, folder: Path, on_change: Callable[[], Awaitable[None]]) -> None:
         self._folder = folder
         self._on_change = on_change
+        self._wanted: frozenset[SimPod] = frozenset()
         self._running: dict[SimPod, _Running] = {}
-        self._stopping: set[asyncio.Task[None]] = set()
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._drain = 0.0
+        self._count = itertools.count()
 
     def pods(self) -> list[Pod]:
         """The pods as ``compile`` sees them."""
@@ -133,68 +146,110 @@ class SimPods:
         ]
 
     async def apply(self, specs: Iterable[SimPod], *, drain: float = 0.0) -> None:
-        """Start what is missing and wait until it listens; end what is no longer wanted after ``drain`` seconds."""
-        wanted_set = set(specs)
-        for spec in [spec for spec in self._running if spec not in wanted_set]:
-            running = self._running.pop(spec)
-            task = asyncio.create_task(self._retire(running, drain))
-            self._stopping.add(task)
-            task.add_done_callback(self._stopping.discard)
-        missing = [spec for spec in sorted(wanted_set, key=_order) if spec not in self._running]
-        await asyncio.gather(*(self._start(spec) for spec in missing))
+        """Start what is missing and end what is no longer wanted; neither is waited for, ``on_change`` tells of it.
+
+        Args:
+            specs: the pods that should run.
+            drain: seconds between a pod's leaving and its being told to end, so that nobody sends requests there any more.
+
+        Raises:
+            OSError: a process cannot be started.
+        """
+        self._wanted = frozenset(specs)
+        self._drain = drain
+        self._retire_unwanted()
+        for spec in sorted(self._wanted, key=_order):
+            if spec not in self._running:
+                await self._start(spec)
+
+    async def started(self, limit: float = _START_S) -> None:
+        """Wait until all wanted pods are ready, for at most ``limit`` seconds; the others are named in the log."""
+        deadline = asyncio.get_running_loop().time() + limit
+        while missing := [spec for spec in self._wanted if spec in self._running and not self._running[spec].ready]:
+            if asyncio.get_running_loop().time() > deadline:
+                for spec in sorted(missing, key=_order):
+                    log = tail(_log(self._running[spec]))
+                    _LOG.error("simulated pod %s is not ready yet; its log ends with:\n%s", spec.name, log)
+                return
+            await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
         """End all pods."""
-        for task in self._stopping:
+        for task in self._retiring:
             task.cancel()
-        await asyncio.gather(
-            *self._stopping,
-            *(running.child.stop(grace=3) for running in self._running.values()),
-            return_exceptions=True,
-        )
+        for running in self._running.values():
+            running.unwatch()
+        stops = (running.child.stop(grace=3) for running in self._running.values())
+        await asyncio.gather(*self._retiring, *stops, return_exceptions=True)
         self._running.clear()
+
+    def _retire_unwanted(self) -> bool:
+        """End unwanted pods, except those whose successor (same name, other options) is not ready yet."""
+        coming = {(s.namespace, s.name) for s in self._wanted if s not in self._running or not self._running[s].ready}
+        left = False
+        for spec in [spec for spec in self._running if spec not in self._wanted]:
+            running = self._running[spec]
+            if running.ready and (spec.namespace, spec.name) in coming:
+                continue
+            del self._running[spec]
+            running.unwatch()
+            task = asyncio.create_task(_retire(running, self._drain))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+            left = True
+        return left
 
     async def _start(self, spec: SimPod) -> None:
         name = f"{spec.namespace}.{spec.name}"
-        ready_file = self._folder / f"{name}.ready"
-        ready_file.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "ralb_sim.main", *spec.arguments, "--ready-file", str(ready_file)]
+        ready_file = self._folder / f"{name}.{next(self._count)}.ready"
+        command = [sys.executable, "-m", "ralb_sim.main", *spec.arguments, "--drain-timeout", str(_POD_DRAIN_S)]
+        command += ["--ready-file", str(ready_file)]
 
         async def gone(_: int) -> None:
+            running.unwatch()
+            # The same address again, as the simulated pod keeps its IP; unless that is what it failed on.
+            running.child.command = [*command, "--port", str(running.port)] if running.ready else command
             running.ready = False
             ready_file.unlink(missing_ok=True)
-            # The same address again, as the simulated pod keeps its IP.
-            running.child.command = [*command, "--port", str(running.port)]
             await self._on_change()
 
         async def back() -> None:
-            await self._wait_ready(running)
-            await self._on_change()
+            running.watch = asyncio.create_task(self._watch(running))
 
-        running = _Running(
-            Child(f"pod {name}", command, log=self._folder / f"{name}.log", on_exit=gone, on_start=back), ready_file
-        )
-        self._running[spec] = running
+        running = _Running(Child(f"pod {name}", command, on_exit=gone, on_start=back), ready_file)
+        running.child.log = _log(running)
         await running.child.start()
-        await self._wait_ready(running)
-        if not running.ready:
-            _LOG.error("simulated pod %s did not start; its log is %s", name, self._folder / f"{name}.log")
+        self._running[spec] = running
+        await back()
 
-    async def _wait_ready(self, running: _Running) -> None:
-        """Poll for the ready-file: the child writes it when it listens."""
-        deadline = asyncio.get_running_loop().time() + _START_S
-        while asyncio.get_running_loop().time() < deadline:
+    async def _watch(self, running: _Running) -> None:
+        """Poll for the ready-file, which the process writes when it listens; then tell."""
+        while not running.ready:
             try:
                 running.port = int(json.loads(running.ready_file.read_bytes())["port"])
+                running.ready = True
             except (OSError, ValueError, KeyError):
                 await asyncio.sleep(0.02)
-                continue
-            running.ready = True
-            return
+        running.watch = None
+        await self._on_change()
+        if self._retire_unwanted():
+            await self._on_change()
 
-    async def _retire(self, running: _Running, drain: float) -> None:
+
+async def _retire(running: _Running, drain: float) -> None:
+    """End a pod that nobody is sent to any more; its open requests may finish."""
+    grace = _POD_DRAIN_S + 5
+    try:
         await asyncio.sleep(drain)
-        await running.child.stop(grace=30)
+    except asyncio.CancelledError:
+        grace = 3
+        raise
+    finally:
+        await running.child.stop(grace=grace)
+
+
+def _log(running: _Running) -> Path:
+    return running.ready_file.with_suffix(".log")
 
 
 def _order(spec: SimPod) -> tuple[str, str]:

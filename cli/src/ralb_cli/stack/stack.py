@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from ralb_api.problems import Severity
+from ralb_cli.stack.envoy import EnvoyAdmin, envoy_binary
+from ralb_cli.stack.processes import Child, tail
+from ralb_cli.stack.simpods import SimPods, wanted
 from ralb_operator.bootstrap import bootstrap
 from ralb_operator.compile import Result, compile_view
 from ralb_operator.control import ControlPlane
 from ralb_operator.files import load
 from ralb_operator.view import Gateway, View
-
-from ralb_cli.stack.envoy import EnvoyAdmin, envoy_binary
-from ralb_cli.stack.processes import Child, tail
-from ralb_cli.stack.simpods import SimPods, wanted
 
 _LOG = logging.getLogger(__name__)
 _READY_S = 60.0
@@ -67,9 +67,9 @@ class Stack:
 
     def __init__(self, options: StackOptions) -> None:
         self.options = options
-        self.port = options.port or _free_port(options.address)
-        self.admin_port = options.admin_port or _free_port("127.0.0.1")
-        self._envoy_admin_port = _free_port("127.0.0.1")
+        self.port = options.port or free_port(options.address)
+        self.admin_port = options.admin_port or free_port("127.0.0.1")
+        self._envoy_admin_port = free_port("127.0.0.1")
         # Short: a Unix socket's path may have little more than 100 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="ralb-"))
         self._gateway = Gateway(
@@ -238,7 +238,7 @@ def write_ready_file(path: Path, content: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
-def _free_port(address: str) -> int:
+def free_port(address: str) -> int:
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
         probe.bind((address, 0))
         return int(probe.getsockname()[1])
