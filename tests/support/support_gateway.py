@@ -240,11 +240,15 @@ class Processor(ep_grpc.ExternalProcessorServicer, als_pb2_grpc.AccessLogService
             self.logs.extend(message.http_logs.log_entry)
         return als_pb2.StreamAccessLogsResponse()
 
-    async def log(self) -> Any:
-        """The one log entry since the last reset."""
-        await wait_until(lambda: bool(self.logs), what="access log entry")
-        assert len(self.logs) == 1
-        return self.logs[0]
+    async def log(self, request_id: str) -> Any:
+        """The access log entry of a request. Envoy sends them some time after the answer."""
+
+        def found() -> list[Any]:
+            return [entry for entry in self.logs if entry.request.request_id == request_id]
+
+        await wait_until(found, what=f"access log entry of {request_id}")
+        (entry,) = found()
+        return entry
 
 
 class Gateway:

@@ -34,6 +34,8 @@ from envoy_data_plane.envoy.config.core.v3 import (
     ConfigSource,
     GrpcService,
     GrpcServiceGoogleGrpc,
+    GrpcServiceGoogleGrpcChannelArgs,
+    GrpcServiceGoogleGrpcChannelArgsValue,
     HeaderValue,
     Http1ProtocolOptions,
     Http2ProtocolOptions,
@@ -81,6 +83,7 @@ REWRITE_MODEL_METADATA = "x-ralb-rewrite-model"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 # Shorter than the 5 s after which vLLM's server closes an idle connection, so that no request meets a closing one.
 _KEEP_IDLE = timedelta(seconds=4)
+_NAME_ROOM = 64 * 1024
 # Cluster metadata namespace read by the route's response headers.
 CLUSTER_METADATA = "ralb"
 
@@ -164,7 +167,8 @@ def _template(gateway: Gateway, slow_start_s: float, *, rewrite: bool, service: 
         filters.insert(0, _rewrite_filter(gateway))
     cluster = Cluster(
         connect_timeout=timedelta(seconds=1),
-        per_connection_buffer_limit_bytes=gateway.max_body_bytes,
+        # The twin puts another model name into the body, which may be longer.
+        per_connection_buffer_limit_bytes=gateway.max_body_bytes + _NAME_ROOM,
         circuit_breakers=CircuitBreakers(
             thresholds=[CircuitBreakersThresholds(retry_budget=CircuitBreakersThresholdsRetryBudget())]
         ),
@@ -192,8 +196,8 @@ def _template(gateway: Gateway, slow_start_s: float, *, rewrite: bool, service: 
     least_request = _least_request(slow_start_s)
     if service:
         cluster.type = ClusterDiscoveryType.STRICT_DNS
-        # Both families: a name that also has an IPv6 address nobody listens on must still work.
-        cluster.dns_lookup_family = ClusterDnsLookupFamily.ALL
+        # Every address found is a replica of its own: IPv6 ones that nobody listens on must not be among them.
+        cluster.dns_lookup_family = ClusterDnsLookupFamily.V4_PREFERRED
         cluster.load_assignment = _assignment("", _socket("", 0))
         cluster.load_balancing_policy = least_request
     else:
@@ -225,7 +229,7 @@ def processor_cluster(gateway: Gateway) -> Resource:
     cluster = Cluster(
         name=PROCESSOR,
         type=kind,
-        dns_lookup_family=ClusterDnsLookupFamily.ALL,
+        dns_lookup_family=ClusterDnsLookupFamily.V4_PREFERRED,
         connect_timeout=timedelta(seconds=1),
         per_connection_buffer_limit_bytes=gateway.max_body_bytes * 2,
         circuit_breakers=CircuitBreakers(
@@ -258,7 +262,14 @@ def nowhere_cluster() -> Resource:
 def _rewrite_filter(gateway: Gateway) -> HttpFilter:
     target = gateway.processor
     service = GrpcService(
-        google_grpc=GrpcServiceGoogleGrpc(target_uri=target, stat_prefix="ralb_rewrite"),
+        google_grpc=GrpcServiceGoogleGrpc(
+            target_uri=target,
+            stat_prefix="ralb_rewrite",
+            # Rewritten bodies come back whole; gRPC's own limit is 4 MiB.
+            channel_args=GrpcServiceGoogleGrpcChannelArgs(
+                args={"grpc.max_receive_message_length": GrpcServiceGoogleGrpcChannelArgsValue(int_value=-1)}
+            ),
+        ),
         initial_metadata=[HeaderValue(key=REWRITE_MODEL_METADATA)],
         timeout=timedelta(0),
     )

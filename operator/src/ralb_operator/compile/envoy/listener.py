@@ -1,6 +1,7 @@
 """The client-facing listener: headers nobody may set are taken off, the processor is asked, usage is read, all is logged.
 
-Trap: filters see answers in reverse order. Usage filters stand before ext_proc so that they see what clients see.
+Traps: filters see answers in reverse order; usage filters stand before ext_proc so that they see what clients see. One
+buffer limit holds for requests (413 beyond it) and for answers that a filter wants whole; see ``usage`` about those.
 """
 
 from datetime import timedelta
@@ -82,7 +83,7 @@ def listener(gateway: Gateway) -> Resource:
             route_config_name=routes.NAME,
         ),
         http_filters=[
-            *usage_filters(),
+            *usage_filters(gateway.max_body_bytes),
             _processor(gateway),
             HttpFilter(name="envoy.filters.http.router", typed_config=typed(Router())),
         ],
