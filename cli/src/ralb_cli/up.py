@@ -23,7 +23,9 @@ def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
         "--admin-port", type=int, default=0, help="port of /metrics on loopback (default: any free one)"
     )
     parser.add_argument(
-        "--ready-file", metavar="FILE", help="written once requests are served: JSON with url, ports, pids, pods"
+        "--ready-file",
+        metavar="FILE",
+        help="written once requests are served, kept current: JSON with url, ports, pids, pods",
     )
     parser.add_argument(
         "--records",
@@ -55,10 +57,15 @@ async def _serve(args: argparse.Namespace) -> int:
     from ralb_cli.stack.stack import Stack, StackError, StackOptions, write_ready_file
 
     log = logging.getLogger("ralb.up")
-    stopping = asyncio.Event()
+    stopping, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        """The first signal asks for a clean end, a second one for a quick one."""
+        (hurry if stopping.is_set() else stopping).set()
+
     for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stopping.set)
+        loop.add_signal_handler(signum, end)
     options = StackOptions(
         source=args.file,
         port=args.port,
@@ -69,8 +76,13 @@ async def _serve(args: argparse.Namespace) -> int:
         json_logs=args.json_logs,
         concurrency=args.concurrency,
     )
-    stack = Stack(options)
     ready_file = Path(args.ready_file) if args.ready_file else None
+
+    def tell() -> None:
+        if ready_file is not None:
+            write_ready_file(ready_file, stack.describe())
+
+    stack = Stack(options, tell)
     starting = asyncio.create_task(stack.start())
     interrupted = asyncio.create_task(stopping.wait())
     await asyncio.wait({starting, interrupted}, return_when=asyncio.FIRST_COMPLETED)
@@ -86,8 +98,7 @@ async def _serve(args: argparse.Namespace) -> int:
             print(f"ralb up: {error}", file=sys.stderr)
             return 1
         log.info("ready: %s (metrics: %s)", stack.url, stack.describe()["metrics"])
-        if ready_file is not None:
-            write_ready_file(ready_file, stack.describe())
+        tell()
         watcher = asyncio.create_task(_watch(args.file, stack.reload, stopping))
         await stopping.wait()
         log.info("draining")
@@ -100,7 +111,7 @@ async def _serve(args: argparse.Namespace) -> int:
                 await watcher
         if ready_file is not None:
             ready_file.unlink(missing_ok=True)
-        await stack.stop()
+        await stack.stop(hurry=hurry)
 
 
 async def _watch(source: str, reload: Any, stopping: asyncio.Event) -> None:
@@ -111,10 +122,12 @@ async def _watch(source: str, reload: Any, stopping: asyncio.Event) -> None:
         return path.endswith((".yaml", ".yml"))
 
     log = logging.getLogger("ralb.up")
-    async for _ in awatch(source, watch_filter=is_yaml, debounce=400, step=100, stop_event=stopping):
-        log.info("files changed, loading again")
+    while not stopping.is_set():
         try:
-            await reload()
+            async for _ in awatch(source, watch_filter=is_yaml, debounce=400, step=100, stop_event=stopping):
+                log.info("files changed, loading again")
+                await reload()
         except Exception:
             # A reload must never end the process: what is published stays in use.
             log.exception("loading failed; the last good configuration stays in use")
+            await asyncio.sleep(1.0)

@@ -8,6 +8,7 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import yaml
 
 from ralb_api.problems import Severity
 from ralb_cli.stack.envoy import EnvoyAdmin, envoy_binary
+from ralb_cli.stack.last_good import keep_last_good
 from ralb_cli.stack.processes import Child, tail
 from ralb_cli.stack.simpods import SimPods, wanted
 from ralb_operator.bootstrap import bootstrap
@@ -27,6 +29,10 @@ from ralb_operator.view import Gateway, View
 _LOG = logging.getLogger(__name__)
 _READY_S = 60.0
 _DRAIN_S = 30.0
+# How long Envoy still accepts after it was told to drain, so that clients learn of it from an answer.
+_ACCEPT_S = 1
+# A pod that is no longer wanted is told to end only after nobody can send requests to it any more.
+_POD_LEAVES_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +69,12 @@ class Stack:
 
     Args:
         options: how.
+        on_change: called whenever what ``describe`` gives has changed, once everything is up.
     """
 
-    def __init__(self, options: StackOptions) -> None:
+    def __init__(self, options: StackOptions, on_change: Callable[[], None] | None = None) -> None:
         self.options = options
+        self._on_change = on_change
         self.port = options.port or free_port(options.address)
         self.admin_port = options.admin_port or free_port("127.0.0.1")
         self._envoy_admin_port = free_port("127.0.0.1")
@@ -78,10 +86,14 @@ class Stack:
         self._control_address = f"unix:{self.folder / 'control.sock'}"
         self.control = ControlPlane(self._control_address)
         self.admin = EnvoyAdmin(self._envoy_admin_port)
-        self.pods = SimPods(self.folder, self.publish)
+        self.pods = SimPods(self.folder, self._pods_changed)
         self._children: list[Child] = []
         self._view: View | None = None
         self._reloading = asyncio.Lock()
+        self._compiling = asyncio.Lock()
+        self._changes = 0
+        self._compiled = 0
+        self._up = False
         self._said: set[str] = set()
 
     @property
@@ -101,13 +113,19 @@ class Stack:
             await self.control.start()
             await self._start_processor()
             await self.reload()
+            await self.pods.started()
             await self._start_envoy(envoy)
             await self._wait_ready()
+            self._up = True
         except OSError as error:
             raise StackError(str(error)) from error
 
     async def reload(self) -> None:
-        """Read the objects again and publish what changed. Pods that are no longer wanted drain first."""
+        """Read the objects again and publish what changed.
+
+        What can no longer be read stays as it was. Pods that are no longer wanted drain first; new ones join when they are
+        ready.
+        """
         async with self._reloading:
             try:
                 view = await asyncio.to_thread(load, self.options.source, self._gateway)
@@ -116,40 +134,71 @@ class Stack:
                     raise
                 _LOG.error("%s; the last good configuration stays in use", error)
                 return
+            if self._view is not None:
+                view, kept = keep_last_good(self._view, view)
+                for key in kept:
+                    _LOG.error("%s: the last good version stays in use", key)
             self._view = view
             if self.options.sim:
                 specs, complaints = wanted(view.pools.values())
                 for text in complaints:
                     self._say(text, Severity.ERROR)
-                await self.pods.apply(specs, drain=5.0)
+                await self.pods.apply(specs, drain=_POD_LEAVES_S)
             await self.publish()
 
     async def publish(self) -> None:
-        """Compile the objects with the pods as they are now, and publish."""
-        if self._view is None:
-            return
-        view = replace(self._view, pods=(*self._view.pods, *self.pods.pods()))
-        result = await asyncio.to_thread(compile_view, view)
-        self._report(result)
+        """Compile the objects with the pods as they are now, and publish; calls that come meanwhile become one."""
+        self._changes += 1
+        async with self._compiling:
+            if self._view is None or self._compiled == self._changes:
+                return
+            self._compiled = self._changes
+            view = replace(self._view, pods=(*self._view.pods, *self.pods.pods()))
+            result = await asyncio.to_thread(compile_view, view)
+            self._report(result)
+        # Nothing may be awaited between compiling and this call, lest an older result is published after a newer one.
         report = await self.control.publish(result)
         for nack in report.nacks:
             _LOG.error("Envoy refuses part of the configuration: %s", nack)
         for node, text in report.refusals:
             _LOG.error("processor %s refuses the snapshot: %s", node, text)
 
-    async def stop(self, *, drain: float = _DRAIN_S) -> None:
-        """Let open requests end for up to ``drain`` seconds, then stop Envoy first and the rest after it."""
+    async def stop(self, *, drain: float = _DRAIN_S, hurry: asyncio.Event | None = None) -> None:
+        """Let open requests end, then stop Envoy first and the rest after it.
+
+        Args:
+            drain: most seconds open requests get.
+            hurry: ends the waiting early.
+        """
+        self._up = False
         if self._children:
-            await self.admin.drain()
-            deadline = asyncio.get_running_loop().time() + drain
-            # Envoy has to be asked; nothing tells us.
-            while await self.admin.active_requests() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
+            await self._drain(drain, hurry or asyncio.Event())
         for child in reversed(self._children):
             await child.stop()
         await self.control.stop()
         await self.pods.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    async def _drain(self, limit: float, hurry: asyncio.Event) -> None:
+        """Until the listener is closed new requests still come in, so nobody open before that proves nothing."""
+        await self.admin.drain()
+        deadline = asyncio.get_running_loop().time() + limit
+        while asyncio.get_running_loop().time() < deadline and not hurry.is_set():
+            if not await self._accepting() and not await self.admin.active_requests():
+                return
+            # Envoy has to be asked; nothing tells us.
+            await asyncio.sleep(0.1)
+        open_requests = await self.admin.active_requests()
+        if open_requests:
+            _LOG.warning("%d requests were still open and are broken off", open_requests)
+
+    async def _accepting(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection(self.options.address, self.port)
+        except OSError:
+            return False
+        writer.close()
+        return True
 
     def describe(self) -> dict[str, Any]:
         """What the ready-file holds."""
@@ -178,7 +227,7 @@ class Stack:
         ]
         if self.options.json_logs:
             command.append("--json-logs")
-        child = Child("processor", command)
+        child = Child("processor", command, on_exit=self._child_gone, on_start=self._child_back)
         self._children.append(child)
         await child.start()
 
@@ -188,10 +237,26 @@ class Stack:
             yaml.safe_dump(bootstrap("ralb-up", self._control_address, admin_port=self._envoy_admin_port))
         )
         command = [binary, "-c", str(config), "--use-dynamic-base-id", "--log-level", "warning"]
-        command += ["--concurrency", str(self.options.concurrency), "--drain-time-s", "5"]
-        child = Child("envoy", command, log=self.folder / "envoy.log")
+        command += ["--concurrency", str(self.options.concurrency), "--drain-time-s", str(_ACCEPT_S)]
+        command += ["--drain-strategy", "immediate"]
+        log = self.folder / "envoy.log"
+        child = Child("envoy", command, log=log, on_exit=self._child_gone, on_start=self._child_back)
         self._children.append(child)
         await child.start()
+
+    async def _child_gone(self, _: int) -> None:
+        self._changed()
+
+    async def _child_back(self) -> None:
+        self._changed()
+
+    async def _pods_changed(self) -> None:
+        self._changed()
+        await self.publish()
+
+    def _changed(self) -> None:
+        if self._up and self._on_change is not None:
+            self._on_change()
 
     async def _wait_ready(self) -> None:
         deadline = asyncio.get_running_loop().time() + _READY_S
