@@ -53,6 +53,15 @@ def crds(root: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
+def reference(root: Path) -> None:
+    """The tables of fields inside docs/objects.md."""
+    from ralb_api.reference import fill
+
+    (root / "docs").mkdir(parents=True, exist_ok=True)
+    text = (REPOSITORY / "docs" / "objects.md").read_text(encoding="utf-8")
+    (root / "docs" / "objects.md").write_text(fill(text), encoding="utf-8")
+
+
 STEPS = (
     Step(
         "protobuf code",
@@ -60,13 +69,14 @@ STEPS = (
         ("api/src/ralb/**/*_pb2.py", "api/src/ralb/**/*_pb2.pyi", "api/src/ralb/**/*_pb2_grpc.py"),
     ),
     Step("CRDs", crds, ("crds/*.yaml",)),
+    Step("field reference", reference, ("docs/objects.md",)),
 )
 
 
 def owned(root: Path, step: Step) -> dict[str, bytes]:
     """Content of the files of a step that are below ``root``, by relative path."""
     paths = {path for pattern in step.owns for path in root.glob(pattern) if path.is_file()}
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(paths)}
 
 
 def drift(root: Path, steps: tuple[Step, ...] = STEPS) -> list[str]:

@@ -15,7 +15,7 @@ def _unknown_intents(policy: RoutingPolicy) -> list[Finding]:
     found = []
     for i, rule in enumerate(policy.spec.rules):
         for j, intent in enumerate(rule.when.intents):
-            if intent not in INTENTS:
+            if intent.lower() not in INTENTS:  # matched without regard to case
                 near = close_to(intent, INTENTS)
                 hint = f"did you mean {near}? known: {listed(INTENTS)}" if near else f"known: {listed(INTENTS)}"
                 message = f"{shown(intent)} is not an intent the processor tells apart; it never matches"

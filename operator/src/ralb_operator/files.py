@@ -15,13 +15,14 @@ from ralb_api.objects import ModelPool, ModelTier, RoutingPolicy
 from ralb_api.problems import ObjectKey, Problem, Severity
 from ralb_operator import yamldoc
 from ralb_operator.explain_errors import Finding, dotted, shown
-from ralb_operator.parse import concerns_us, ignored, key_of, to_object, to_pod
+from ralb_operator.parse import INVALID, concerns_us, ignored, key_of, to_object, to_pod
 from ralb_operator.view import Gateway, Pod, View
 
 SUFFIXES = (".yaml", ".yml")
 MAX_FILE_BYTES = 4 * 1024 * 1024
 MAX_FILES = 2_000
 MAX_TOTAL_BYTES = 64 * 1024 * 1024
+MAX_PROBLEMS = 2_000
 
 UNREADABLE = "Unreadable"
 DUPLICATE = "Duplicate"
@@ -38,6 +39,13 @@ class _Found:
     problems: list[Problem] = field(default_factory=list)
     claimed: dict[ObjectKey, str] = field(default_factory=dict)
     sources: dict[ObjectKey, str] = field(default_factory=dict)
+    untold: int = 0
+
+    def report(self, *problems: Problem) -> None:
+        """Notes problems; beyond ``MAX_PROBLEMS`` only how many."""
+        room = MAX_PROBLEMS - len(self.problems)
+        self.problems += problems[:room]
+        self.untold += len(problems[room:])
 
 
 def load(source: str | Path, gateway: Gateway | None = None) -> View:
@@ -73,7 +81,7 @@ def load(source: str | Path, gateway: Gateway | None = None) -> View:
         tiers=found.tiers,
         policies=found.policies,
         pods=tuple(found.pods.values()),
-        problems=tuple(found.problems),
+        problems=(*found.problems, *_untold(source, found.untold)),
         sources=found.sources,
         gateway=gateway or Gateway(),
     )
@@ -93,9 +101,16 @@ def yaml_files(source: Path) -> Iterator[Path]:
     yield from sorted(found)
 
 
+def _untold(source: Path, count: int) -> tuple[Problem, ...]:
+    if not count:
+        return ()
+    message = f"{count} more problems were found"
+    return (Problem(None, "", UNREADABLE, message, "fix the first ones and run again", _place(source, 0)),)
+
+
 def _file_problem(found: _Found, path: Path, message: str, hint: str, line: int = 0) -> None:
     place = _place(path, line)
-    found.problems.append(Problem(None, "", UNREADABLE, message, hint, place))
+    found.report(Problem(None, "", UNREADABLE, message, hint, place))
 
 
 def _place(path: Path, line: int) -> str:
@@ -179,7 +194,7 @@ def _take_object(data: Mapping[str, Any], place: str, flaws: list[yamldoc.Flaw],
         _take_pod(data, place, findings, found)
     elif concerns_us(data) or not isinstance(kind, str) or not isinstance(version, str):
         parsed = to_object(data, place, findings)
-        found.problems += parsed.problems
+        found.report(*parsed.problems)
         value = parsed.value
         if _claim(key_of(data), place, found) and value is not None:
             found.sources[value.key] = place
@@ -191,14 +206,13 @@ def _take_object(data: Mapping[str, Any], place: str, flaws: list[yamldoc.Flaw],
                 case RoutingPolicy():
                     found.policies[value.key] = value
     else:
-        found.problems.append(ignored(data, place))
+        found.report(ignored(data, place))
 
 
 def _take_pod(data: Mapping[str, Any], place: str, findings: list[Finding], found: _Found) -> None:
     parsed = to_pod(data, place, assume_ready=True)
     key = key_of(data)
-    found.problems += [Problem(key, f.field, "Invalid", f.message, f.hint, place) for f in findings]
-    found.problems += parsed.problems
+    found.report(*(Problem(key, f.field, INVALID, f.message, f.hint, place) for f in findings), *parsed.problems)
     if _claim(key, place, found) and parsed.value is not None and not findings:
         found.pods[key] = parsed.value
         found.sources[key] = place
@@ -211,7 +225,7 @@ def _claim(key: ObjectKey, place: str, found: _Found) -> bool:
     first = found.claimed.setdefault(key, place)
     if first is place:
         return True
-    found.problems.append(
+    found.report(
         Problem(
             key,
             "metadata.name",

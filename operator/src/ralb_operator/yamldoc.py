@@ -18,6 +18,7 @@ from ralb_operator.explain_errors import Path, shown
 
 MAX_DEPTH = 64
 MAX_NODES = 500_000
+MAX_DOCUMENTS = 20_000
 
 _LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SEPARATOR = re.compile(r"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
@@ -73,11 +74,16 @@ class _Refused(Exception):
 def documents(text: str) -> Iterator[Document]:
     """The documents of a YAML stream; empty ones are left out."""
     starts = [0, *(match.start() for match in _SEPARATOR.finditer(text))]
-    line, nodes = 0, MAX_NODES
+    line, nodes, count = 0, MAX_NODES, 0
     for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
         chunk = text[start:end]
         body = chunk[3:] if chunk.startswith("---") else chunk
         if _CONTENT.search(body):
+            if count == MAX_DOCUMENTS:
+                error = f"has more than {MAX_DOCUMENTS} documents; the rest is left out"
+                yield Document(line=line + 1, error=error, hint="split the file")
+                return
+            count += 1
             document = _Builder(line, nodes).read(chunk)
             nodes -= document_size(document.data)
             yield document

@@ -225,3 +225,13 @@ def test_the_number_of_files_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
     view = load(tmp_path)
     assert len(view.pools) == 2
     assert [problem.message for problem in view.problems] == ["has more than 2 YAML files; the rest is left out"]
+
+
+def test_the_number_of_problems_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_PROBLEMS", 3)
+    (tmp_path / "a.yaml").write_text("---\njust text\n" * 10)
+    (tmp_path / "b.yaml").write_text(TIER)
+    view = load(tmp_path)
+    assert len(view.tiers) == 1
+    assert len(view.problems) == 4
+    assert view.problems[-1].message == "7 more problems were found"

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from ralb_operator import yamldoc
 from ralb_operator.yamldoc import Document, documents
 
 
@@ -179,6 +180,17 @@ def test_the_budget_of_values_is_for_the_whole_text() -> None:
     bomb = f"a: &a [{','.join('1' * 500)}]\nb: [{','.join(['*a'] * 600)}]\n"
     results = list(documents("---\n".join([bomb] * 3)))
     assert [bool(document.error) for document in results] == [False, True, True]
+
+
+def test_the_number_of_documents_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yamldoc, "MAX_DOCUMENTS", 2)
+    results = list(documents("a: 1\n---\n# nothing\n---\na: 2\n---\na: 3\n---\na: 4\n"))
+    assert [(document.data, document.error) for document in results] == [
+        ({"a": 1}, ""),
+        ({"a": 2}, ""),
+        (None, "has more than 2 documents; the rest is left out"),
+    ]
+    assert results[-1].line == 6
 
 
 def test_flaws_are_bounded() -> None:
