@@ -66,20 +66,19 @@ class Draft:
             raise fields.invalid(at, f"must be a string, a list of parts or null, not {fields.kind(value)}")
         texts: list[str] = []
         for index, part in enumerate(value):
-            if type(part) is not dict:
-                raise fields.invalid(f"{at}[{index}]", f"must be an object with a type, not {fields.kind(part)}")
-            name = part.get("type")
-            if type(name) is str and name in _TEXT:
-                texts.append(_text_of(part, name, at, index))
-            else:
-                self.part(part, at, index, texts)
+            self.part(part, at, index, texts)
         return "\n".join(texts)
 
-    def part(self, part: Mapping[str, Any], at: str, index: int, texts: list[str]) -> None:
-        """Count one part that is not text."""
+    def part(self, part: Any, at: str, index: int, texts: list[str]) -> None:
+        """Read one typed part: its text goes to ``texts``, an attachment is counted."""
+        if type(part) is not dict:
+            raise fields.invalid(f"{at}[{index}]", f"must be an object with a type, not {fields.kind(part)}")
         name = part.get("type")
         if type(name) is not str or not name:
             raise fields.invalid(f"{at}[{index}].type", f'must be a string such as "text", not {fields.kind(name)}')
+        if name in _TEXT:
+            texts.append(_text_of(part, name, at, index))
+            return
         if name in _IMAGE:
             self.images += 1
             self.attachment_tokens += tokens.IMAGE_TOKENS.get(_detail(part), tokens.IMAGE_TOKENS["auto"])

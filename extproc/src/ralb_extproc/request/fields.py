@@ -65,15 +65,15 @@ def flag(body: Mapping[str, Any], name: str) -> bool:
     raise invalid(name, f"must be true or false, not {kind(value)}")
 
 
-def whole(body: Mapping[str, Any], name: str, low: int, high: int = MAX_INT) -> int | None:
+def whole(body: Mapping[str, Any], name: str, low: int, high: int = MAX_INT, at: str = "") -> int | None:
     """An integer in ``low`` to ``high``; None when absent or null. Booleans are not integers."""
     value = body.get(name)
     if value is None:
         return None
     if type(value) is not int:
-        raise invalid(name, f"must be an integer, not {kind(value)}")
+        raise invalid(f"{at}{name}", f"must be an integer, not {kind(value)}")
     if not low <= value <= high:
-        raise invalid(name, f"must be from {low} to {high}, not {value}")
+        raise invalid(f"{at}{name}", f"must be from {low} to {high}, not {value}")
     return value
 
 

@@ -38,7 +38,8 @@ def _message(message: Mapping[str, Any], at: str, draft: Draft) -> None:
     if type(value) is not list:
         draft.turns.append(Turn(role, draft.content(value, f"{at}.content")))
         return
-    calls, rest = 0, []
+    calls = 0
+    rest: list[str] = []
     for index, block in enumerate(value):
         if type(block) is not dict:
             raise fields.invalid(f"{at}.content[{index}]", f"must be an object with a type, not {fields.kind(block)}")
@@ -54,9 +55,9 @@ def _message(message: Mapping[str, Any], at: str, draft: Draft) -> None:
             if type(block.get("input")) is dict:
                 draft.hidden.extend(text for text in block["input"].values() if type(text) is str)
         else:
-            rest.append(draft.content([block], f"{at}.content"))
+            draft.part(block, f"{at}.content", index, rest)
     if rest or calls or not value:
-        draft.turns.append(Turn(role, "\n".join(text for text in rest if text), calls))
+        draft.turns.append(Turn(role, "\n".join(rest), calls))
 
 
 def _thinking(body: Mapping[str, Any]) -> str:
@@ -65,7 +66,7 @@ def _thinking(body: Mapping[str, Any]) -> str:
         return ""
     if thinking.get("type") == "disabled":
         return "none"
-    budget = fields.whole(thinking, "budget_tokens", 0)
+    budget = fields.whole(thinking, "budget_tokens", 0, at="thinking.")
     if budget is None:
         return ""
     return next((effort for most, effort in _EFFORTS if budget <= most), "high")

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import orjson
+
 from ralb_api import headers as names
 from ralb_api.errors import ClientError, Code
-
 from ralb_extproc.request import chat, completions, embeddings, fields, messages, responses
 from ralb_extproc.request.draft import Draft
 from ralb_extproc.types import Api, Request
@@ -31,6 +31,7 @@ _READERS: Final[dict[str, tuple[Api, Callable[[Mapping[str, Any], Draft], None]]
 }
 PATHS: Final = tuple(_READERS)
 """The paths that take a body."""
+_NOT_OURS: Final = (":", *names.RESERVED_PREFIXES)
 
 
 def client_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -38,7 +39,7 @@ def client_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in pairs:
         key = name.lower()
-        if key.startswith((":", *names.RESERVED_PREFIXES)) or key in found:
+        if key.startswith(_NOT_OURS) or key in found:
             continue
         if key.startswith(names.OWN_PREFIX) and key not in names.CLIENT_HEADERS:
             continue

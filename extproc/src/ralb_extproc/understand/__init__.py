@@ -8,7 +8,6 @@ sees one request and answers in well under a millisecond.
 from typing import Final, Protocol
 
 from ralb_api.intents import INTENTS
-
 from ralb_extproc.types import Request, Understanding
 from ralb_extproc.understand.features import Features, observe
 from ralb_extproc.understand.score import FeatureScore

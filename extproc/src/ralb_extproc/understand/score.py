@@ -16,7 +16,6 @@ from typing import Final
 
 from ralb_api import headers as names
 from ralb_api.intents import INTENTS
-
 from ralb_extproc.types import Request, Understanding
 from ralb_extproc.understand.features import Features, observe
 
