@@ -115,6 +115,7 @@ class _Open:
     key: str | None = None  # of a mapping whose value comes next
     awaiting_value: bool = False
     skip: bool = False  # the value that comes next is dropped
+    merging: bool = False  # the value that comes next belongs to <<
     merges: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -167,14 +168,15 @@ class _Builder:
                     self._mark(line)
                     self._value(_Done(self._scalar(event), 1, 0), event.anchor, line)
             case yaml.AliasEvent():
-                done = self._anchors.get(event.anchor)
+                anchor = str(event.anchor)
+                done = self._anchors.get(anchor)
                 if done is None:
-                    raise _Refused(line, f"alias *{_one_line(event.anchor)} has no anchor before it", _YAML_HINT)
+                    raise _Refused(line, f"alias *{_one_line(anchor)} has no anchor before it", _YAML_HINT)
                 self._count(line, done.size)
                 if len(self._stack) + done.height > MAX_DEPTH:
                     raise _Refused(line, f"nests deeper than {MAX_DEPTH} levels", "make it flatter")
                 if self._expects_key():
-                    self._bad_key(done.value if isinstance(done.value, str) else "*" + event.anchor)
+                    self._bad_key(done.value if isinstance(done.value, str) else f"*{anchor}")
                 else:
                     self._value(done, None, line)
             case yaml.MappingStartEvent() | yaml.SequenceStartEvent():
@@ -246,11 +248,11 @@ class _Builder:
         if isinstance(top.value, list):
             top.value.append(done.value)
             return
-        if top.key == "<<":
+        if top.merging:
             self._merge(top, done.value)
         elif not top.skip and top.key is not None:
             top.value[top.key] = done.value
-        top.key, top.awaiting_value, top.skip = None, False, False
+        top.key, top.awaiting_value, top.skip, top.merging = None, False, False, False
 
     def _merge(self, top: _Open, value: Any) -> None:
         for part in value if isinstance(value, list) else [value]:
@@ -262,14 +264,15 @@ class _Builder:
     def _key(self, event: Any) -> None:
         top = self._stack[-1]
         top.awaiting_value = True
-        value = event.value if event.tag is None and event.implicit[0] is False else self._scalar(event, flaw=False)
+        value = self._scalar(event, flaw=False)
+        top.merging = value == "<<" and event.implicit[0]
         if not isinstance(value, str):
             self._flaw(top.path, f"key {_one_line(event.value)} is read as {_kind(value)}", "put the key in quotes")
             top.skip = True
         elif len(value) > 512:
             self._flaw(top.path, "a key is longer than 512 characters", "shorten it")
             top.skip = True
-        elif isinstance(top.value, dict) and value in top.value:
+        elif not top.merging and isinstance(top.value, dict) and value in top.value:
             self._flaw((*top.path, value), "is there twice", "keep one of them")
             top.skip = True
             top.key = value

@@ -100,6 +100,15 @@ def test_anchors_aliases_and_merges() -> None:
     assert document.data["d"] == {"p": 9, "q": 2}
 
 
+def test_a_quoted_merge_key_is_a_key() -> None:
+    assert one('a: {"<<": {p: 1}}').data == {"a": {"<<": {"p": 1}}}
+
+
+def test_keys_that_look_like_numbers_to_kubernetes() -> None:
+    (flaw,) = one("0E0: 1").flaws
+    assert flaw.message == "key 0E0 is read as a number"
+
+
 @pytest.mark.parametrize(
     ("text", "path", "message"),
     [
