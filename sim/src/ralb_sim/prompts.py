@@ -26,11 +26,24 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Media:
+    """An attachment, known by the hash of its content."""
+
+    digest: int
+
+    def tokens(self) -> bytes:
+        """Return its tokens: a fixed number, the same for the same content."""
+        # A byte 0xFE occurs in no UTF-8 text: media never looks like text to the cache.
+        marks = ((self.digest + index) & 0x7FFFFF | 0xFE000000 for index in range(MEDIA_TOKENS))
+        return b"".join(mark.to_bytes(4, "little") for mark in marks)
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One turn: a role, text and attachment pieces in order, and the tool calls made."""
 
     role: str
-    pieces: tuple[bytes, ...] = ()
+    pieces: tuple[bytes | Media, ...] = ()
     calls: tuple[Call, ...] = ()
 
 
@@ -39,11 +52,14 @@ def text_piece(text: str) -> bytes:
     return tokens.encode(text)
 
 
-def media_piece(content: Any) -> bytes:
-    """Return the tokens of an attachment: a fixed number, the same for the same content."""
-    digest = xxhash.xxh3_64_intdigest(orjson.dumps(content, default=str))
-    # A byte 0xFE occurs in no UTF-8 text: media never looks like text to the cache.
-    return b"".join((digest + index & 0x7FFFFF | 0xFE000000).to_bytes(4, "little") for index in range(MEDIA_TOKENS))
+def media_piece(content: Any) -> Media:
+    """Return the mark of an attachment: the same for the same content."""
+    return Media(xxhash.xxh3_64_intdigest(orjson.dumps(content, default=str)))
+
+
+def media_count(turns: Sequence[Turn]) -> int:
+    """Return how many attachments a conversation has; check it before `render`, which gives each its tokens."""
+    return sum(isinstance(piece, Media) for turn in turns for piece in turn.pieces)
 
 
 def render(turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = (), *, thinking: bool = False) -> bytes:
@@ -58,7 +74,7 @@ def render(turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = (), *, th
     if tools:
         parts.append(tokens.turn("system", [tokens.encode(orjson.dumps(list(tools)).decode())]))
     for turn in turns:
-        body = list(turn.pieces)
+        body = [piece.tokens() if isinstance(piece, Media) else piece for piece in turn.pieces]
         for call in turn.calls:
             body += [tokens.TOOL_MARK, tokens.encode(call.name), tokens.encode(call.arguments)]
         parts.append(tokens.turn(turn.role, body))

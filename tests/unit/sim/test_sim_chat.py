@@ -94,7 +94,9 @@ async def test_clients_that_vanish_in_mid_stream_leave_no_trace(
     pod = await start_pod()
 
     async def vanish(number: int) -> None:
-        async with pod.session.post(CHAT, json=ask(str(number), stream=True, max_tokens=2000, ignore_eos=True)) as response:
+        async with pod.session.post(
+            CHAT, json=ask(str(number), stream=True, max_tokens=2000, ignore_eos=True)
+        ) as response:
             await response.content.readany()
             response.close()
 
@@ -183,6 +185,7 @@ async def test_n_choices(pod: Pod) -> None:
     events = await pod.stream(CHAT, ask(n=3, max_tokens=20))
     finished = [event["choices"][0]["index"] for event in events[:-1] if event["choices"][0]["finish_reason"]]
     assert sorted(finished) == [0, 1, 2]
+    assert ["system_fingerprint" in event for event in events[:-1]] == [False] * (len(events) - 2) + [True]
 
 
 async def test_logprobs(pod: Pod) -> None:
@@ -263,6 +266,26 @@ async def test_unknown_model_and_context_overflow(pod: Pod) -> None:
     status, body, _headers = await pod.post(CHAT, ask("x" * 8000, max_tokens=4000))
     assert status == 400
     assert "you requested 4000 output tokens" in body["error"]["message"]
+
+
+async def test_attachments_take_tokens_and_are_bounded(pod: Pod) -> None:
+    def with_images(number: int) -> dict[str, Any]:
+        images = [{"type": "image_url", "image_url": {"url": f"http://x/{index}"}} for index in range(number)]
+        return {
+            "messages": [{"role": "user", "content": [{"type": "text", "text": "What?"}, *images]}],
+            "max_tokens": 1,
+        }
+
+    _status, none, _headers = await pod.post(CHAT, with_images(0))
+    _status, two, _headers = await pod.post(CHAT, with_images(2))
+    assert two["usage"]["prompt_tokens"] == none["usage"]["prompt_tokens"] + 512
+    status, body, _headers = await pod.post(CHAT, with_images(5000))
+    assert (status, body["error"]["param"]) == (400, "messages")
+
+
+async def test_sequences_of_one_request_are_bounded(pod: Pod) -> None:
+    status, body, _headers = await pod.post("/v1/completions", {"prompt": ["x"] * 100, "n": 64})
+    assert (status, body["error"]["param"]) == (400, "n")
 
 
 async def test_a_full_queue_is_503_and_counted(start_pod: StartPod, until: Any) -> None:

@@ -100,13 +100,16 @@ async def test_counts_follow_requests(pod: Pod) -> None:
     assert await metric("vllm:e2e_request_latency_seconds_count") == 2
     assert await metric("vllm:request_prompt_tokens_sum") == 2 * prompt
     assert await metric("vllm:request_params_max_tokens_sum") == 14
+    assert await metric("vllm:request_prefill_kv_computed_tokens_sum") == 2 * prompt - cached
     assert await metric("http_requests_total", handler=CHAT, status="2xx") == 2
     assert await metric("vllm:num_requests_running") == 0
     # One step for each prefill and each further token: the sum of a histogram of tokens per step.
     assert await metric("vllm:iteration_tokens_total_sum") == 2 * prompt - cached + 12
 
 
-async def test_gauges_show_running_waiting_and_usage(start_pod: StartPod, until: Any) -> None:
+async def test_gauges_show_running_waiting_and_usage(
+    start_pod: StartPod, until: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     pod = await start_pod(max_num_seqs=2, kv_tokens=8192, time_scale=1.0)
     held = [
         await pod.session.post(
@@ -114,7 +117,8 @@ async def test_gauges_show_running_waiting_and_usage(start_pod: StartPod, until:
         )
         for seed in range(5)
     ]
-    await until(lambda: pod.service.metrics.stats.waiting == 3)
+    # The first step ends with one running and what came meanwhile waiting; the second one takes the batch to its limit.
+    await until(lambda: (pod.service.metrics.stats.running, pod.service.metrics.stats.waiting) == (2, 3))
     assert await pod.metric("vllm:num_requests_running") == 2
     assert await pod.metric("vllm:num_requests_waiting") == 3
     assert await pod.metric("vllm:num_requests_waiting_by_reason", reason="capacity") == 3
@@ -123,6 +127,7 @@ async def test_gauges_show_running_waiting_and_usage(start_pod: StartPod, until:
     for response in held:
         response.close()
     await until(lambda: pod.service.metrics.stats.running == 0)
+    assert caplog.records == []
 
 
 async def test_preemptions_are_counted(start_pod: StartPod) -> None:

@@ -148,6 +148,16 @@ def test_least_recently_used_cached_block_is_evicted_first() -> None:
     assert target.step().admitted == (("old", 4), ("new", 0))
 
 
+def test_the_end_of_a_sequence_is_evicted_before_its_beginning() -> None:
+    target = engine(blocks=4, budget=64)
+    target.add(request("long", 15, 1, (1, 2, 3)))
+    run(target)
+    target.add(request("filler", 7, 1, (9,)))
+    run(target)
+    target.add(request("again", 15, 1, (1, 2, 3)))
+    assert target.step().admitted == (("again", 8),)
+
+
 def test_preemption_takes_the_latest_counts_it_and_recomputes() -> None:
     target = engine(blocks=8, budget=64)
     target.add(request("a", 12, 12))
@@ -165,16 +175,20 @@ def test_preemption_takes_the_latest_counts_it_and_recomputes() -> None:
 
 def test_nothing_is_admitted_in_a_step_that_preempted_and_the_victim_waits_at_the_head() -> None:
     target = engine(blocks=8, budget=64)
-    target.add(request("a", 12, 12))
-    target.add(request("b", 12, 12))
+    same = tuple(range(6))
+    # Cold twins: the second's blocks are copies, so that after its pre-emption the first's blocks would serve it at once.
+    target.add(request("a", 12, 12, same))
+    target.add(request("b", 12, 12, same))
     target.step()
-    target.add(request("c", 4, 1))
-    while True:
+    step = target.step()
+    while not step.preempted:
         step = target.step()
-        if step.preempted:
-            break
-    assert step.admitted == ()
-    assert target.waiting_ids[0] == "b"
+    assert step.preempted == ("b",)
+    assert target.running_ids == ("a",)
+    assert target.waiting_ids == ("b",)
+    assert "b" not in step.tokens
+    target.step()
+    assert "b" in target.running_ids
 
 
 def test_a_preempted_request_is_not_counted_twice_in_prefix_statistics() -> None:

@@ -75,6 +75,6 @@ def test_roles_tools_and_thinking_change_the_prompt() -> None:
 
 
 def test_media_takes_its_tokens_and_equals_itself_only() -> None:
-    one, again, other = (media_piece({"image_url": {"url": url}}) for url in ("a", "a", "b"))
+    one, again, other = (media_piece({"image_url": {"url": url}}).tokens() for url in ("a", "a", "b"))
     assert one == again != other
     assert tokens.count(one) == 256

@@ -90,11 +90,6 @@ class _Plan:
         self.chunks[sequence.request.id] = (sequence, tokens)
         self.budget -= tokens
 
-    def drop(self, request_id: str) -> None:
-        chunk = self.chunks.pop(request_id, None)
-        if chunk is not None:
-            self.budget += chunk[1]
-
 
 class Engine:
     """One vLLM-like engine.
@@ -182,6 +177,7 @@ class Engine:
         """
         plan = _Plan(self.config.max_num_batched_tokens)
         self._schedule_running(plan)
+        # As vLLM: who was just thrown out is not let in by the same step, even if a twin's blocks would serve it.
         if not plan.preempted:
             self._schedule_waiting(plan)
         return self._apply(plan)
@@ -201,19 +197,21 @@ class Engine:
                 plan.put(sequence, tokens)
 
     def _grow(self, sequence: RunningSequence, length: int, plan: _Plan) -> bool:
-        """Give a running sequence blocks for `length` tokens, pre-empting the latest; False when it was itself the latest."""
+        """Give a running sequence blocks for `length` tokens, pre-empting the latest; False when it was itself the latest.
+
+        A victim is never part of this step yet: decodes are scheduled in running order, and a partial prefill, which takes
+        all the budget left, is always the last running.
+        """
         missing = self._blocks_for(length) - len(sequence.blocks)
         if missing <= 0:
             return True
         while missing > self.pool.free:
             victim = self._running.pop()
             self._free(victim)
-            victim.computed = victim.published = 0
             victim.preemptions += 1
             self._preemptions += 1
             self._waiting.appendleft(victim)
             plan.preempted.append(victim.request.id)
-            plan.drop(victim.request.id)
             if victim is sequence:
                 return False
         sequence.blocks.extend(self.pool.take(missing))

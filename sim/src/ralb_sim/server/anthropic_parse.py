@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 
-from ralb_sim.prompts import Call, Turn, media_piece, render, text_piece
+from ralb_sim.prompts import Call, Media, Turn, media_piece, text_piece
 from ralb_sim.server import fields, generation
 from ralb_sim.server.errors import invalid_field
 from ralb_sim.server.fields import Body
@@ -38,7 +38,7 @@ def read_messages(body: Body, *, reasons: bool, counting: bool = False) -> Gener
     format_ = fields.mapping(fields.mapping(body, "output_config"), "format", "output_config")
     return Generation(
         model=fields.text(body, "model"),
-        prompts=(render(turns, raw_tools, thinking=reasons and thinking),),
+        prompts=(generation.render_prompt(turns, raw_tools, thinking=reasons and thinking),),
         max_tokens=fields.whole(body, "max_tokens", least=1),
         stream=fields.flag(body, "stream"),
         stop=fields.strings(body, "stop_sequences"),
@@ -73,7 +73,7 @@ def _system(value: Any) -> list[Turn]:
         return []
     if isinstance(value, str):
         return [Turn("system", (text_piece(value),))]
-    pieces = []
+    pieces: list[bytes | Media] = []
     for index, block in enumerate(fields.as_list(value, "system")):
         where = fields.at("system", index)
         pieces.append(text_piece(fields.text(fields.as_object(block, where), "text", "", where)))
@@ -89,7 +89,7 @@ def _turns(message: Any, path: str) -> list[Turn]:
     content = fields.required(entry, "content", path)
     if isinstance(content, str):
         return [Turn(role, (text_piece(content),))]
-    pieces: list[bytes] = []
+    pieces: list[bytes | Media] = []
     calls: list[Call] = []
     turns: list[Turn] = []
     for index, one in enumerate(fields.as_list(content, fields.at(path, "content"))):
@@ -114,12 +114,12 @@ def _turns(message: Any, path: str) -> list[Turn]:
     return turns
 
 
-def _result(value: Any, path: str) -> tuple[bytes, ...]:
+def _result(value: Any, path: str) -> tuple[bytes | Media, ...]:
     if value is None:
         return ()
     if isinstance(value, str):
         return (text_piece(value),)
-    pieces = []
+    pieces: list[bytes | Media] = []
     for index, one in enumerate(fields.as_list(value, path)):
         block = fields.as_object(one, fields.at(path, index))
         text = block.get("text")

@@ -56,6 +56,9 @@ class _Edge:
             response = await handler(request)
         except ApiError as error:
             response = plain_json(error.body(anthropic=anthropic), error.status, error.headers)
+        except ConnectionError as gone:
+            # The client left while its answer was written: nobody is there to be told, and it is no error of ours.
+            raise asyncio.CancelledError from gone
         except web.HTTPRequestEntityTooLarge:
             large = ApiError(413, f"The request body is over {MAX_BODY} bytes.", "RequestEntityTooLarge")
             response = plain_json(large.body(anthropic=anthropic), 413)

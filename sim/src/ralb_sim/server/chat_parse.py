@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ralb_sim.prompts import Call, Turn, media_piece, render, text_piece
+from ralb_sim.prompts import Call, Media, Turn, media_piece, text_piece
 from ralb_sim.server import fields, generation
 from ralb_sim.server.errors import invalid_field
 from ralb_sim.server.fields import Body
@@ -32,7 +32,7 @@ def read_chat(body: Body, *, reasons: bool) -> Generation:
     turns = [_turn(message, index) for index, message in enumerate(messages)]
     return Generation(
         model=fields.text(body, "model"),
-        prompts=(render(turns, raw_tools, thinking=reasons and thinking),),
+        prompts=(generation.render_prompt(turns, raw_tools, thinking=reasons and thinking),),
         max_tokens=fields.whole(body, "max_tokens", least=1) if limit is None else limit,
         min_tokens=fields.whole(body, "min_tokens", least=0) or 0,
         n=fields.whole(body, "n", least=1, most=generation.MAX_CHOICES) or 1,
@@ -77,7 +77,7 @@ def _turn(message: Any, index: int) -> Turn:
     return Turn(role, read_content(entry.get("content"), fields.at(path, "content")), calls)
 
 
-def read_content(value: Any, path: str) -> tuple[bytes, ...]:
+def read_content(value: Any, path: str) -> tuple[bytes | Media, ...]:
     """Read a message content: null, a string, or a list of typed parts (texts and attachments).
 
     Raises:
@@ -87,7 +87,7 @@ def read_content(value: Any, path: str) -> tuple[bytes, ...]:
         return ()
     if isinstance(value, str):
         return (text_piece(value),)
-    pieces = []
+    pieces: list[bytes | Media] = []
     for index, part in enumerate(fields.as_list(value, path)):
         where = fields.at(path, index)
         if isinstance(part, str):

@@ -6,12 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from ralb_sim.answers import Tool
+from ralb_sim.prompts import Turn, media_count, render
 from ralb_sim.server import fields
-from ralb_sim.server.errors import ApiError, invalid_field
+from ralb_sim.server.errors import ApiError, invalid_field, refused_parameter
 from ralb_sim.server.fields import Body
 
 MAX_CHOICES = 64
 """Most choices (`n`) of one request."""
+
+MAX_SEQUENCES = 256
+"""Most sequences (prompts times choices) of one request."""
+
+MAX_MEDIA = 256
+"""Most attachments of one request."""
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
@@ -82,6 +89,18 @@ def stream_options(body: Body) -> tuple[bool, bool, bool]:
         )
     include = fields.flag(options, "include_usage")
     return stream, include, include and fields.flag(options, "continuous_usage_stats")
+
+
+def render_prompt(turns: Sequence[Turn], tools: Sequence[Any], *, thinking: bool) -> bytes:
+    """Render a conversation whose size is bounded.
+
+    Raises:
+        ApiError: 400 for more than `MAX_MEDIA` attachments.
+    """
+    attached = media_count(turns)
+    if attached > MAX_MEDIA:
+        raise refused_parameter("messages", f"At most {MAX_MEDIA} attachments may be provided in one prompt.", attached)
+    return render(turns, tools, thinking=thinking)
 
 
 def effort_of(value: str) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 
-from ralb_sim.prompts import Call, Turn, render, text_piece
+from ralb_sim.prompts import Call, Turn, text_piece
 from ralb_sim.server import fields, generation
 from ralb_sim.server.chat_parse import read_content
 from ralb_sim.server.errors import ApiError, invalid_field
@@ -43,7 +43,7 @@ def read_response(body: Body, *, reasons: bool) -> Generation:
     format_ = fields.mapping(fields.mapping(body, "text"), "format", "text")
     return Generation(
         model=fields.text(body, "model"),
-        prompts=(render(turns, raw_tools, thinking=reasons and thinking),),
+        prompts=(generation.render_prompt(turns, raw_tools, thinking=reasons and thinking),),
         max_tokens=fields.whole(body, "max_output_tokens", least=1),
         stream=fields.flag(body, "stream"),
         ignore_eos=fields.flag(body, "ignore_eos"),

@@ -18,8 +18,8 @@ from ralb_sim import __version__, tokens
 from ralb_sim.answers import Answer, AnswerOptions, Tool, compose
 from ralb_sim.config import ServerConfig
 from ralb_sim.engine import Engine, EngineRequest
-from ralb_sim.server.errors import ApiError, context_overflow, unknown_model
-from ralb_sim.server.generation import Generation
+from ralb_sim.server.errors import ApiError, context_overflow, refused_parameter, unknown_model
+from ralb_sim.server.generation import MAX_SEQUENCES, Generation
 from ralb_sim.server.metrics import ServerMetrics
 from ralb_sim.server.runner import EngineRunner
 from ralb_sim.server.ticket import Ticket
@@ -169,6 +169,10 @@ class Service:
         model = self.served(asked.model)
         config = self.config
         reasons = config.reasoning_share > 0
+        number_asked = len(asked.prompts) * asked.n
+        if number_asked > MAX_SEQUENCES:
+            raise refused_parameter("n", f"At most {MAX_SEQUENCES} sequences may be asked for at once.", number_asked)
+        self._admit(number_asked)
         job = Job(self.runner, model, sum(map(tokens.count, asked.prompts)), config.engine.block_size, reasons)
         for prompt in asked.prompts:
             limit = self._limit(tokens.count(prompt), asked.max_tokens)
@@ -176,7 +180,7 @@ class Service:
                 answer = compose(prompt, self._options(asked, model, limit, asked.salt + number))
                 ticket = self._ticket(prompt, answer, asked, limit, job.changed)
                 job.choices.append(Choice(len(job.choices), ticket, answer))
-        self._queue(job)
+        self.runner.add(choice.ticket for choice in job.choices)
         return job
 
     def pool(self, model: str, prompts: tuple[bytes, ...]) -> Job:
@@ -186,25 +190,22 @@ class Service:
             ApiError: As `submit`.
         """
         name = self.served(model)
+        self._admit(len(prompts))
         job = Job(self.runner, name, sum(map(tokens.count, prompts)), self.config.engine.block_size, reasons=False)
         empty = Answer(b"", (), None, "stop")
         for prompt in prompts:
             self._limit(tokens.count(prompt), 0)
             ticket = self._ticket(prompt, empty, Generation(name, prompts), None, job.changed)
             job.choices.append(Choice(len(job.choices), ticket, empty))
-        self._queue(job)
+        self.runner.add(choice.ticket for choice in job.choices)
         return job
 
-    def _queue(self, job: Job) -> None:
-        if self.runner.open + len(job.choices) > self.config.max_queued:
+    def _admit(self, sequences: int) -> None:
+        """Refuse what would overfill the queue, before any work is spent on it."""
+        if self.runner.open + sequences > self.config.max_queued:
             self.metrics.rejected()
-            raise ApiError(
-                503,
-                "The request queue is full; try again later.",
-                "ServiceUnavailableError",
-                headers={"Retry-After": "1"},
-            )
-        self.runner.add(choice.ticket for choice in job.choices)
+            message = "The request queue is full; try again later."
+            raise ApiError(503, message, "ServiceUnavailableError", headers={"Retry-After": "1"})
 
     def _limit(self, prompt: int, asked: int | None) -> int:
         room = self.config.max_model_len - prompt
