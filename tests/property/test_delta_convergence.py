@@ -7,9 +7,11 @@ from collections import deque
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from ralb_operator.xds.delta import DeltaStream, Limits, Published
-from ralb_operator.xds.resources import CLUSTER, ENDPOINTS, LISTENER, ORDER, ROUTES
 from support_ads import ModelClient, named, request
+
+from ralb_operator.xds.delta import DeltaStream
+from ralb_operator.xds.resources import CLUSTER, ENDPOINTS, LISTENER, ORDER, ROUTES
+from ralb_operator.xds.subscription import Limits, Published
 
 TYPES = (CLUSTER, ENDPOINTS, LISTENER, ROUTES)
 NAMES = ("a", "b", "c", "d")

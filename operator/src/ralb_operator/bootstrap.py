@@ -1,7 +1,7 @@
 """The start configuration of Envoy: where the control plane is, and the limits no later config can forget.
 
-Nothing about routing may enter: listeners, routes and clusters come from discovery. The result is plain data for
-``yaml.safe_dump`` or ``json.dumps``.
+Nothing about routing may enter: listeners, routes and clusters come from discovery. The result is plain data; trap: write it
+with ``json.dumps`` into a ``.json`` file. PyYAML leaves strings like ``n`` and ``y`` unquoted, which Envoy's YAML reads as booleans.
 """
 
 import ipaddress
@@ -40,7 +40,8 @@ def bootstrap(
     """
     if not node_id or not cluster:
         raise ValueError("node_id and cluster must not be empty")
-    ipaddress.ip_address(admin_address)
+    if not _is_ip(admin_address):
+        raise ValueError(f"admin_address must be an IP address, not {admin_address!r}")
     if not 0 <= admin_port <= 65535:
         raise ValueError(f"admin_port must be 0 to 65535, not {admin_port}")
     if max_connections < 1 or max_heap_bytes < 64 * 1024**2:
@@ -104,13 +105,15 @@ def _address(ads: str) -> tuple[str, dict[str, Any]]:
         host = host[1:-1]
     elif ":" in host:
         raise ValueError(f"write IPv6 addresses in brackets, like [::1]:{port}, not {ads!r}")
+    return "STATIC" if _is_ip(host) else "STRICT_DNS", {"socket_address": {"address": host, "port_value": int(port)}}
+
+
+def _is_ip(text: str) -> bool:
     try:
-        ipaddress.ip_address(host)
+        ipaddress.ip_address(text)
     except ValueError:
-        kind = "STRICT_DNS"
-    else:
-        kind = "STATIC"
-    return kind, {"socket_address": {"address": host, "port_value": int(port)}}
+        return False
+    return True
 
 
 def _overload(max_connections: int, max_heap_bytes: int) -> dict[str, Any]:

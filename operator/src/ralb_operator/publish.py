@@ -20,9 +20,9 @@ from typing import Final
 
 from ralb.v1 import snapshot_pb2
 from ralb_operator.snapshots import SnapshotServer
-from ralb_operator.xds.delta import Nack
 from ralb_operator.xds.resources import CLUSTER, LISTENER, ORDER, ROUTES, Resource, Resources
 from ralb_operator.xds.server import AdsServer, NodeStatus
+from ralb_operator.xds.subscription import Nack
 
 _USERS: Final = (LISTENER, ROUTES)
 _USED: Final = tuple(type_url for type_url in ORDER if type_url not in _USERS)
@@ -177,7 +177,7 @@ class Publisher:
         self._late_envoys = late
         late_envoys = tuple(sorted(late))
         nodes = self._ads.nodes()
-        if nodes and all(_unusable(node) for node in nodes):
+        if nodes and all(self._unusable(node) for node in nodes):
             self.held += 1
             return self._report(Outcome.HELD, resources, snapshot, late_envoys, start=start)
         self._snapshots.set(snapshot)
@@ -238,9 +238,22 @@ class Publisher:
                     self._ads.set(type_url, left)
                 since = min((stamp for stamp in self._retired.values() if stamp is not None), default=limit)
 
+    def _nacks(self) -> tuple[Nack, ...]:
+        """Refusals of what is wanted; what is only kept until its removal may be refused."""
+        return tuple(nack for nack in self._ads.nacks() if (nack.type_url, nack.name) not in self._retired)
+
+    def _unusable(self, node: NodeStatus) -> bool:
+        """This Envoy runs on old routes, or lacks a cluster altogether."""
+        return any(
+            nack.type_url in _USERS or (nack.type_url == CLUSTER and nack.name not in status.acked)
+            for status in node.types.values()
+            for nack in status.nacks
+            if (nack.type_url, nack.name) not in self._retired
+        )
+
     def _old_needed(self) -> bool:
         """Somebody still works by what was there before."""
-        users_refused = any(nack.type_url in _USERS for nack in self._ads.nacks())
+        users_refused = any(nack.type_url in _USERS for nack in self._nacks())
         return self._done is None or users_refused or any(p.refused for p in self._snapshots.processors())
 
     def _report(
@@ -259,7 +272,7 @@ class Publisher:
             outcome,
             resources.version,
             snapshot.version,
-            self._ads.nacks(),
+            self._nacks(),
             refusals,
             late_envoys,
             late_processors,
@@ -270,12 +283,3 @@ class Publisher:
 
 def _differ(old: Mapping[str, Resource], new: Mapping[str, Resource]) -> bool:
     return old.keys() != new.keys() or any(old[name].version != new[name].version for name in new)
-
-
-def _unusable(node: NodeStatus) -> bool:
-    """This Envoy runs on old routes, or lacks a cluster altogether."""
-    return any(
-        nack.type_url in _USERS or (nack.type_url == CLUSTER and nack.name not in status.acked)
-        for status in node.types.values()
-        for nack in status.nacks
-    )

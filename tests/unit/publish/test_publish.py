@@ -240,6 +240,18 @@ async def test_a_refused_new_cluster_holds_the_snapshot_back_until_mended(plane)
         assert publisher.held == 2
 
 
+async def test_a_refused_cluster_that_is_taken_back_no_longer_counts(plane):
+    publisher = plane.publisher()
+    async with peers(plane, bad=[b"b "]) as (envoy, processor, _):
+        await publisher.publish(config("a"), snapshot("v1"))
+        assert (await publisher.publish(config("a", "b"), snapshot("v2"))).outcome is Outcome.HELD
+        report = await publisher.publish(config("a"), snapshot("v3"))
+        assert report.complete
+        assert processor.received == ["v1", "v3"]
+        await publisher.settle()
+        await wait_until(lambda: not plane.ads.nacks() and set(envoy.model.held[CLUSTER]) == {"a"})
+
+
 async def test_a_refused_change_of_a_cluster_holds_nothing_back(plane):
     publisher = plane.publisher()
     async with peers(plane, bad=[b"a broken"]) as (envoy, processor, _):

@@ -42,9 +42,9 @@ async def test_the_same_version_is_sent_once(plane):
 
 
 async def test_a_slow_processor_gets_only_the_newest_and_holds_nobody_up(plane):
-    plane.snapshots.set(snapshot("v1"))
     async with SnapshotClient(plane.address, "slow") as slow, SnapshotClient(plane.address, "quick") as quick:
         slow.hold = True
+        plane.snapshots.set(snapshot("v1"))
         await wait_until(lambda: slow.received == quick.received == ["v1"])
         for version in ("v2", "v3", "v4"):
             plane.snapshots.set(snapshot(version))

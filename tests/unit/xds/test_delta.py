@@ -1,8 +1,10 @@
 import pytest
+from envoy.config.cluster.v3 import cluster_pb2
 from support_ads import named, request
 
-from ralb_operator.xds.delta import DeltaStream, Limits, ProtocolError, Published
+from ralb_operator.xds.delta import DeltaStream
 from ralb_operator.xds.resources import CLUSTER, ENDPOINTS, LISTENER, ORDER, ROUTES, SECRET
+from ralb_operator.xds.subscription import Limits, ProtocolError, Published
 
 
 class Harness:
@@ -481,6 +483,60 @@ class TestOrder:
         h.serve(CLUSTER, {})
         assert h.exchange() == (CLUSTER, {}, ["a"])
         assert h.stream.settled(ORDER)
+
+
+def cluster(name, endpoints="", eds=True, timeout=1):
+    """Content of a cluster."""
+    message = cluster_pb2.Cluster(name=name, type=cluster_pb2.Cluster.EDS if eds else cluster_pb2.Cluster.STATIC)
+    message.eds_cluster_config.service_name = endpoints
+    message.connect_timeout.seconds = timeout
+    return message.SerializeToString().decode()
+
+
+class TestWarming:
+    def started(self, clusters, endpoints):
+        h = Harness(**{CLUSTER: clusters, ENDPOINTS: dict.fromkeys(endpoints, "1")})
+        h.ask(CLUSTER)
+        h.ask(ENDPOINTS, *endpoints)
+        while h.exchange():
+            pass
+        return h
+
+    def test_endpoints_of_a_changed_cluster_follow_it_at_once(self):
+        h = self.started({"a": cluster("a"), "b": cluster("b")}, ["a", "b"])
+        h.serve(CLUSTER, {"a": cluster("a", timeout=2), "b": cluster("b")})
+        changed = h.next()
+        assert [r.name for r in changed.resources] == ["a"]
+        assert contents_of(h.next()) == (ENDPOINTS, {"a": "1"}, [])  # the cluster is answered only after this
+        assert not h.stream.settled(ORDER)
+
+    def test_and_under_the_name_it_subscribes_to_even_when_another_cluster_has_them(self):
+        h = self.started({"a": cluster("a", "pods")}, ["pods"])
+        h.serve(CLUSTER, {"a": cluster("a", "pods"), "a-rewrite": cluster("a-rewrite", "pods")})
+        h.exchange()
+        assert h.exchange() == (ENDPOINTS, {"pods": "1"}, [])
+        assert h.next() is None
+
+    def test_refused_ones_too_for_only_then_is_the_cluster_taken_into_use(self):
+        h = self.started({"a": cluster("a")}, ["a"])
+        h.serve(ENDPOINTS, {"a": "bad"})
+        h.exchange(error="no")
+        assert h.next() is None
+        h.serve(CLUSTER, {"a": cluster("a", timeout=2)})
+        h.exchange()
+        assert h.exchange(error="no") == (ENDPOINTS, {"a": "bad"}, [])
+        assert h.next() is None
+
+    @pytest.mark.parametrize(
+        "content",
+        [cluster("a", eds=False, timeout=2), cluster("a", "unknown"), cluster("a", "other"), "\x08", "", "no message"],
+    )
+    def test_nothing_follows_other_clusters(self, content):
+        h = self.started({"a": cluster("a")}, ["a"])
+        h.serve(ENDPOINTS, {"a": "1", "other": "1"})  # not subscribed
+        h.serve(CLUSTER, {"a": content})
+        assert h.exchange()[1] == {"a": content}
+        assert h.next() is None
 
 
 class TestHostile:

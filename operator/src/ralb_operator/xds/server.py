@@ -16,8 +16,9 @@ import grpc
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 
 from ralb_operator.progress import Progress
-from ralb_operator.xds.delta import DeltaStream, Limits, Nack, ProtocolError, Published
+from ralb_operator.xds.delta import DeltaStream
 from ralb_operator.xds.resources import Resource
+from ralb_operator.xds.subscription import Limits, Nack, ProtocolError, Published
 
 _log = logging.getLogger(__name__)
 
