@@ -1,0 +1,178 @@
+"""The Prometheus series of the processor: counters and histograms fed by the request path and the access log.
+
+State that is only looked at when scraped (pods, ledger, index, snapshot) is in ``collectors``. Trap: label values come from
+requests and from the snapshot; every labelled series has a bound on its children, and beyond it counts under ``other``.
+The request path pays one dict lookup and one increment per series.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Generic, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+
+from ralb.v1.snapshot_pb2 import Cost, Pool
+from ralb_extproc.collectors import StateCollector, Watched, pod_page
+from ralb_extproc.feedback import Failure, Settled, dollars
+from ralb_extproc.place import PodTable
+from ralb_extproc.types import Api
+
+OTHER: Final = "other"
+STAGES: Final = ("parse", "understand", "plan", "place", "total")
+_API: Final = {api.value: api.name.lower() for api in Api} | {"/v1/models": "models"}
+_STAGE_BUCKETS: Final = (
+    *(0.000025, 0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.00075),
+    *(0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.025, 0.1),
+)
+_TTFT_BUCKETS: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 20, 40, 80, 160)
+_DURATION_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 12, 20, 30, 60, 120, 300, 600, 1800)
+_LAG_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
+
+_M = TypeVar("_M", Counter, Histogram)
+
+
+class _Children(Generic[_M]):
+    """The children of a labelled metric, bound once each and bounded in number."""
+
+    def __init__(self, metric: _M, labels: int, limit: int) -> None:
+        self._metric: _M = metric
+        self._limit = limit
+        self._other = (OTHER,) * labels
+        self._known: dict[tuple[str, ...], _M] = {}
+
+    def __call__(self, *values: str) -> _M:
+        child = self._known.get(values)
+        if child is None:
+            if len(self._known) >= self._limit:
+                values = self._other
+            child = self._known[values] = self._metric.labels(*values)
+        return child
+
+
+class Telemetry:
+    """All series, in a registry of their own.
+
+    Args:
+        pods: the table to show.
+        wall: Unix seconds, for the snapshot's age and the access log's lag.
+        clock: monotonic seconds, the table's clock.
+        max_pods: most pods shown one by one.
+        max_series: most children per labelled metric.
+    """
+
+    def __init__(
+        self,
+        pods: PodTable,
+        wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        max_pods: int = 1000,
+        max_series: int = 2000,
+    ) -> None:
+        self.registry = CollectorRegistry()
+        self.watched = Watched()
+        self._wall = wall
+        self._clock = clock
+        self._pods = pods
+        self._max_pods = max_pods
+        self._costs: Mapping[str, Cost] = {}
+
+        def counter(name: str, text: str, *labels: str) -> _Children[Counter]:
+            return _Children(Counter(name, text, labels, registry=self.registry), len(labels), max_series)
+
+        def histogram(name: str, text: str, buckets: Iterable[float], *labels: str) -> _Children[Histogram]:
+            metric = Histogram(name, text, labels, buckets=tuple(buckets), registry=self.registry)
+            return _Children(metric, len(labels), max_series)
+
+        self._requests = counter("ralb_requests", "Requests that ended, by API and HTTP status.", "api", "code")
+        self._refused = counter("ralb_refused", "Requests the processor answered with an error, by its code.", "code")
+        self._decisions = counter("ralb_decisions", "Routing decisions.", "policy", "rule", "tier", "pool")
+        self._placements = counter("ralb_placements", "Placements by what decided them.", "reason")
+        self._attempts = counter("ralb_attempts", "Upstream tries, by the pool of the last.", "pool")
+        self._failures = counter("ralb_failures", "Requests whose last try failed, by why.", "pool", "reason")
+        self._aborts = counter("ralb_client_aborts", "Requests whose client went away first.", "pool")
+        self._tokens = counter("ralb_tokens", "Tokens; cached are part of input, reasoning of output.", "pool", "kind")
+        self._estimated = counter("ralb_usage_estimated", "Answers whose tokens had to be estimated.", "pool")
+        self._cost = counter("ralb_cost_dollars", "Cost of answers in US dollars.", "pool", "tier")
+        self._ttft = histogram(
+            "ralb_ttft_seconds", "Arrival to first byte of the answer's body.", _TTFT_BUCKETS, "pool"
+        )
+        self._duration = histogram(
+            "ralb_duration_seconds", "First byte in to last byte out.", _DURATION_BUCKETS, "pool"
+        )
+        stages = Histogram(
+            "ralb_stage_seconds",
+            "Time in the processor by stage.",
+            ["stage"],
+            buckets=_STAGE_BUCKETS,
+            registry=self.registry,
+        )
+        self._stages = {stage: stages.labels(stage) for stage in STAGES}
+        self._lag = Histogram(
+            "ralb_access_log_lag_seconds",
+            "End of a request to our notice of it.",
+            buckets=_LAG_BUCKETS,
+            registry=self.registry,
+        )
+        self.registry.register(StateCollector(pods, self.watched, wall))
+
+    def page(self) -> bytes:
+        """All series in the text format."""
+        return generate_latest(self.registry) + pod_page(self._pods, self._clock(), self._max_pods)
+
+    def snapshot(self, version: str, pools: Iterable[Pool], error: str = "") -> None:
+        """Note the snapshot now in use; with an ``error``, that another could not be applied."""
+        self.watched.snapshot_errors += bool(error)
+        if not error:
+            self.watched.snapshot_version = version
+            self.watched.snapshot_at = self._wall()
+            self._costs = {pool.id: pool.cost for pool in pools}
+
+    def stage(self, stage: str, seconds: float) -> None:
+        """Note time spent in one of ``STAGES``."""
+        self._stages[stage].observe(seconds)
+
+    def decided(self, policy: str, rule: str, tier: str, pool: str, reason: str) -> None:
+        """Note a decision: ids, the pool of the first attempt, and the placement's reason."""
+        self._decisions(policy, rule, tier, pool).inc()
+        self._placements(reason).inc()
+
+    def refused(self, code: str) -> None:
+        """Note an error answer of the processor's own."""
+        self._refused(code).inc()
+
+    def cost(self, settled: Settled) -> float | None:
+        """US dollars of a request; None where nothing was served or the pool is not known."""
+        prices = self._costs.get(settled.pool)
+        return dollars(settled.usage, prices) if settled.usage is not None and prices is not None else None
+
+    def settled(self, settled: Settled) -> None:
+        """Note an outcome."""
+        outcome, pool = settled.outcome, settled.pool
+        self._requests(_API.get(outcome.path, OTHER), str(outcome.status)).inc()
+        if outcome.ended > 0.0:
+            self._lag.observe(max(0.0, self._wall() - outcome.ended))
+        if settled.flight is None:
+            return
+        self._attempts(pool).inc(outcome.attempts)
+        if outcome.failure is not Failure.NONE:
+            self._failures(pool, outcome.failure.value).inc()
+        if outcome.aborted:
+            self._aborts(pool).inc()
+        if outcome.ttft is not None:
+            self._ttft(pool).observe(outcome.ttft)
+        self._duration(pool).observe(outcome.duration)
+        usage = settled.usage
+        if usage is None:
+            return
+        self._tokens(pool, "input").inc(usage.input)
+        self._tokens(pool, "output").inc(usage.output)
+        if usage.cached:
+            self._tokens(pool, "cached").inc(usage.cached)
+        if usage.reasoning:
+            self._tokens(pool, "reasoning").inc(usage.reasoning)
+        if usage.estimated:
+            self._estimated(pool).inc()
+        cost = self.cost(settled)
+        if cost:
+            self._cost(pool, settled.tier).inc(cost)
