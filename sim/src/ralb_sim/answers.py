@@ -24,7 +24,7 @@ _PROSE = (
     "shared beginning of a conversation makes the next turn cheap on one pod and dear on any other therefore route by work "
     "left by memory held and by what is already known measure both often forget old values soon and keep every answer plain"
 )
-_FILLER_CHARS = 1 << 17
+_FILLER_CHARS = 1 << 15
 _EFFORT = {"none": 1.0, "minimal": 0.25, "low": 0.5, "medium": 1.0, "high": 2.0, "xhigh": 3.0, "max": 3.0}
 
 

@@ -153,6 +153,7 @@ BAD: list[tuple[Any, str]] = [
     ({"rules": [], "x": 1}, "no other field"),
     ({"kind": "explode"}, r"rules\[0\].kind: must be one of status"),
     ({"kind": "slow", "status": 500}, "unknown field 'status' for kind slow; known: factor, kind"),
+    ({"kind": "metrics", "probability": 0.5}, "unknown field 'probability' for kind metrics; known: kind, mode"),
     ({"kind": "slow", "factor": 0.1}, r"factor: must be a number between 1 and 1000"),
     ({"kind": "slow", "factor": True}, r"factor: must be a number"),
     ({"kind": "status", "status": 200}, r"status: must be a whole number between 400 and 599"),

@@ -21,8 +21,8 @@ _FIELDS = {
     "crash": {"after_chunks", "on"},
     "metrics": {"mode"},
 }
-_COMMON = {"kind", "probability", "limit", "paths"}
 _PER_REQUEST = ("status", "hang", "reset", "crash")
+_PER_REQUEST_FIELDS = {"probability", "limit", "paths"}
 CRASH_CODE = 66
 """Exit code of a crash on demand."""
 
@@ -61,8 +61,8 @@ class FaultRule:
 
     def as_json(self) -> dict[str, Any]:
         """Return the rule as the admin call shows it: only what its kind uses."""
-        names = ("kind", "probability", "limit", *sorted(_FIELDS[self.kind]), "fired")
-        return {name: getattr(self, name) for name in names} | {"paths": list(self.paths)}
+        shown = {name: getattr(self, name) for name in ("kind", *sorted(_known(self.kind) - {"kind"}))}
+        return shown | ({"fired": self.fired} if self.kind in _PER_REQUEST else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +103,20 @@ def parse_rules(value: Any) -> list[FaultRule]:
     return [_rule(one, f"rules[{index}]") for index, one in enumerate(value)]
 
 
+def _known(kind: str) -> set[str]:
+    """Return the fields a rule of a kind may have."""
+    return {"kind"} | _FIELDS[kind] | (_PER_REQUEST_FIELDS if kind in _PER_REQUEST else set())
+
+
 def _rule(value: Any, where: str) -> FaultRule:
     if not isinstance(value, Mapping):
         raise ValueError(f"{where}: must be an object")
     kind = value.get("kind")
     if kind not in _KINDS:
         raise ValueError(f"{where}.kind: must be one of {', '.join(_KINDS)}, not {kind!r}")
-    unknown = set(value) - _COMMON - _FIELDS[kind]
+    unknown = set(value) - _known(kind)
     if unknown:
-        known = sorted(_COMMON | _FIELDS[kind])
+        known = sorted(_known(kind))
         raise ValueError(
             f"{where}: unknown field {sorted(map(str, unknown))[0]!r} for kind {kind}; known: {', '.join(known)}"
         )
