@@ -3,14 +3,13 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 import yaml
-from support_gateway import Gateway, Pods, gateway, processor_serving
+from support_gateway import MAX_BODY, Gateway, Pods, gateway, processor_serving
 from support_net import free_port
 
 from ralb_operator.compile import Result, compile_view
 from ralb_operator.files import load
 from ralb_operator.view import Gateway as GatewaySettings
 
-MAX_BODY = 8 * 1024 * 1024
 PODS = ("small-0", "small-1", "big-0", "service")
 
 
@@ -72,6 +71,7 @@ async def bare_gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
     compiled = compile_view(load(folder / "objects.yaml", settings))
     assert not compiled.problems
     async with gateway(compiled, pods, address, f"http://127.0.0.1:{port}", folder) as running:
+        assert running.report.complete, running.report
         yield running, compiled, address
     await pods.stop()
 

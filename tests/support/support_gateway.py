@@ -25,6 +25,7 @@ from ralb_operator.xds.server import AdsServer
 
 _GRPC_OPTIONS = (("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20))
 
+MAX_BODY = 8 * 1024 * 1024
 ABORT = "abort"
 Step = bytes | float | asyncio.Event | str
 

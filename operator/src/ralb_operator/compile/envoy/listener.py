@@ -47,7 +47,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import (
     HeaderMutation as EarlyHeaderMutation,
 )
-from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, RegexMatcher, StringMatcher
+from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, StringMatcher
 from envoy_data_plane.envoy.type.tracing.v3 import CustomTag
 from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 
@@ -63,14 +63,6 @@ from ralb_operator.xds.resources import LISTENER, Resource
 NAME = "ralb"
 # Credentials of clients: the processor has no use for them, so it is not shown them.
 _WITHHELD = ("authorization", "proxy-authorization", "cookie", "x-api-key", "api-key")
-_ANSWERED = (
-    headers.TIER,
-    headers.POOL,
-    headers.MODEL,
-    headers.DECISION_ID,
-    headers.ATTEMPTS,
-    headers.EXPLANATION,
-)
 
 
 @lru_cache(maxsize=16)
@@ -151,8 +143,12 @@ def _processor(gateway: Gateway) -> HttpFilter:
 
 
 def _strip() -> EarlyHeaderMutation:
+    # Envoy caps the size of regular expressions, so "ours, but none that clients may set" is spelt out name by name.
+    ours = {
+        value for value in vars(headers).values() if isinstance(value, str) and value.startswith(headers.OWN_PREFIX)
+    }
     matchers = [StringMatcher(prefix=prefix) for prefix in headers.RESERVED_PREFIXES]
-    matchers.append(StringMatcher(safe_regex=RegexMatcher(regex="|".join(_ANSWERED))))
+    matchers += [StringMatcher(exact=name) for name in sorted(ours - headers.CLIENT_HEADERS)]
     return EarlyHeaderMutation(
         mutations=[
             HeaderMutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=matcher)) for matcher in matchers

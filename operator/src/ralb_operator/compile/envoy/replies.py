@@ -48,6 +48,7 @@ _UNDECIDED = "The gateway could not decide where to send this request; try again
 # The first that fits counts: causes told by details come before those told by status.
 _REPLIES: tuple[_Reply, ...] = (
     _Reply(503, "ext_proc", Code.PROCESSOR_UNAVAILABLE, _UNDECIDED),
+    _Reply(503, "spurious_message", Code.PROCESSOR_UNAVAILABLE, _UNDECIDED),
     _Reply(
         502,
         "response_payload_too_large",

@@ -35,6 +35,15 @@ from ralb_operator.xds.resources import ROUTES, Resource
 NAME = "ralb"
 _RETRY_ON = "connect-failure,refused-stream,reset,5xx,retriable-status-codes"
 _SPECIFIER = "envoy.extensions.router.cluster_specifiers.priority_group.v3.PriorityGroupClusterSpecifier"
+_ANSWERED = {
+    headers.TIER: f"%DYNAMIC_METADATA({headers.METADATA_DECISION}:tier)%",
+    headers.DECISION_ID: f"%DYNAMIC_METADATA({headers.METADATA_DECISION}:id)%",
+    # Pool and model are those that really answered, whatever was planned.
+    headers.POOL: f"%CLUSTER_METADATA({CLUSTER_METADATA}:pool)%",
+    headers.MODEL: f"%CLUSTER_METADATA({CLUSTER_METADATA}:model)%",
+    headers.ATTEMPTS: "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+    headers.EXPLANATION: f"%DYNAMIC_METADATA({headers.METADATA_DECISION}:explanation)%",
+}
 
 
 @lru_cache(maxsize=16)
@@ -70,16 +79,9 @@ def routes(gateway: Gateway) -> Resource:
         name="ralb",
         match=RouteMatch(prefix="/"),
         route=action,
-        response_headers_to_add=[
-            _answer(headers.TIER, f"%DYNAMIC_METADATA({headers.METADATA_DECISION}:tier)%"),
-            _answer(headers.DECISION_ID, f"%DYNAMIC_METADATA({headers.METADATA_DECISION}:id)%"),
-            # Pool and model are those that really answered, whatever was planned.
-            _answer(headers.POOL, f"%CLUSTER_METADATA({CLUSTER_METADATA}:pool)%"),
-            _answer(headers.MODEL, f"%CLUSTER_METADATA({CLUSTER_METADATA}:model)%"),
-            _answer(headers.ATTEMPTS, "%UPSTREAM_REQUEST_ATTEMPT_COUNT%"),
-            _answer(headers.EXPLANATION, f"%DYNAMIC_METADATA({headers.METADATA_DECISION}:explanation)%"),
-        ],
-        response_headers_to_remove=["x-envoy-upstream-service-time", "endpoint-load-metrics"],
+        response_headers_to_add=[_answer(name, value) for name, value in _ANSWERED.items()],
+        # Removal comes before addition, so what a server says under our names does not stay.
+        response_headers_to_remove=["x-envoy-upstream-service-time", "endpoint-load-metrics", *_ANSWERED],
     )
     table = RouteConfiguration(
         name=NAME,
