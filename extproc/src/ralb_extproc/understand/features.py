@@ -25,8 +25,10 @@ SYSTEM_WHOLE: Final = 1_200
 """System prompts up to this many characters are taken as stating a task; longer ones describe an assistant."""
 OPENING: Final = 12
 """Words at the start of the task in which the verb that names it is expected."""
+FOLLOW_UP: Final = 60
+"""Characters up to which a user's turn is read together with the one before it."""
 INSTRUCTION: Final = 14
-"""Words taken as the instruction where the rest is the material to work on (with the last ``OPENING``)."""
+"""Most words taken as the instruction where the rest is the material to work on."""
 
 # Everything that parts words becomes a space; hyphens stay, for "fault-tolerant" is one word.
 _PARTING: Final = str.maketrans(
@@ -36,6 +38,8 @@ _PARTING: Final = str.maketrans(
         "\u201c\u201d\u2026\u3001\u3002\uff0c\uff1a\uff1f"
     }
 )
+# What often stands between an instruction and its material.
+_BORDER: Final = re.compile(r"(?<=\w{3})(?::\s|\n)")
 _DIGITS: Final = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))
 _SYMBOLS: Final = re.compile(r"[√∑∏∫∂≤≥≠±\u00d7÷∈∀∃⇒∞π]")
 _CODE_STARTS: Final = (
@@ -106,17 +110,19 @@ _TASKS: Final = frozenset(
 
 def observe(request: Request) -> Features:
     """Look at a request; time is bounded whatever its length (apart from one step per turn)."""
-    text, system = "", ""
+    text, before, system = "", "", ""
     tool_turns = user_turns = 0
     for turn in request.turns:
         role = turn.role
         if role == "user":
-            text = turn.text
+            before, text = text, turn.text
             user_turns += 1
         elif role == "tool" or turn.tool_calls:
             tool_turns += 1
         elif role in ("system", "developer"):
             system = turn.text
+    if before and len(text) <= FOLLOW_UP:
+        text = _follow_up(before, text)
     shape = _ends(text, SHAPE_HEAD, SHAPE_TAIL)
     task = (text if len(text) <= TASK_WHOLE else _ends(text, TASK_HEAD, TASK_TAIL)).lower()
     words = task.translate(_PARTING).split()
@@ -124,7 +130,7 @@ def observe(request: Request) -> Features:
     opening = next((name for name in map(FAMILY.get, words[:OPENING]) if name in _TASKS), None) or ""
     if opening in _ON_MATERIAL and len(words) > INSTRUCTION + OPENING:
         # What follows is the material, whose words say nothing about the task.
-        stated = words[:INSTRUCTION] + words[-OPENING:]
+        stated = _BORDER.split(task, maxsplit=1)[0].translate(_PARTING).split()[:INSTRUCTION]
         families = _families(" ".join(stated), stated, spaceless > 0)
     else:
         families = _families(task, words, spaceless > 0)
@@ -155,6 +161,13 @@ def observe(request: Request) -> Features:
         code_lines=code_lines,
         list_items=list_items,
     )
+
+
+def _follow_up(before: str, text: str) -> str:
+    """What a short last turn is about: "yes, go on" continues the turn before it, "thanks!" does not."""
+    if any(FAMILY.get(word) == "greeting" for word in text.lower().translate(_PARTING).split()[:2]):
+        return text
+    return f"{before[-TASK_WHOLE:]}\n{text}"
 
 
 def _ends(text: str, head: int, tail: int) -> str:

@@ -10,7 +10,7 @@ from typing import Final
 
 _FAMILIES: Final[dict[str, str]] = {
     "greeting": """
-        hi hello hey hiya howdy thanks thank thx bye goodbye cheers welcome ok okay yes yep no nope
+        hi hello hey hiya howdy thanks thank thx bye goodbye cheers welcome
         hola gracias bonjour merci salut hallo danke tschüss ciao grazie olá obrigado obrigada привет спасибо здравствуйте
         merhaba selam salam""",
     "extract": """
@@ -93,7 +93,8 @@ _FAMILIES: Final[dict[str, str]] = {
     "vague": """
         it this that these those something thing things stuff fix help again continue work works working broken wrong""",
     "filler": """
-        please can could would you me my i the a an to for with do is make need want now up out just about same""",
+        ok okay yes yep no nope please can could would you
+        me my i the a an to for with do is make need want now up out just about same""",
 }
 
 FAMILY: Final[dict[str, str]] = {word: name for name, words in _FAMILIES.items() for word in words.split()}
