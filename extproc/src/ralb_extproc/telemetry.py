@@ -11,9 +11,10 @@ from typing import Final, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from ralb.v1.snapshot_pb2 import Cost, Pool
+from ralb.v1.snapshot_pb2 import Pool
 from ralb_extproc.collectors import StateCollector, Watched, pod_page
-from ralb_extproc.feedback import Failure, Settled, dollars
+from ralb_extproc.cost import dollars
+from ralb_extproc.feedback import Failure, Settled
 from ralb_extproc.place import PodTable
 from ralb_extproc.types import Api
 
@@ -75,7 +76,7 @@ class Telemetry:
         self._clock = clock
         self._pods = pods
         self._max_pods = max_pods
-        self._costs: Mapping[str, Cost] = {}
+        self._pools: Mapping[str, Pool] = {}
 
         def counter(name: str, text: str, *labels: str) -> _Children[Counter]:
             return _Children(Counter(name, text, labels, registry=self.registry), len(labels), max_series)
@@ -126,7 +127,7 @@ class Telemetry:
         if not error:
             self.watched.snapshot_version = version
             self.watched.snapshot_at = self._wall()
-            self._costs = {pool.id: pool.cost for pool in pools}
+            self._pools = {pool.id: pool for pool in pools}
 
     def stage(self, stage: str, seconds: float) -> None:
         """Note time spent in one of ``STAGES``."""
@@ -143,8 +144,8 @@ class Telemetry:
 
     def cost(self, settled: Settled) -> float | None:
         """US dollars of a request; None where nothing was served or the pool is not known."""
-        prices = self._costs.get(settled.pool)
-        return dollars(settled.usage, prices) if settled.usage is not None and prices is not None else None
+        pool = self._pools.get(settled.pool)
+        return dollars(pool, settled.usage) if settled.usage is not None and pool is not None else None
 
     def settled(self, settled: Settled) -> None:
         """Note an outcome."""

@@ -17,7 +17,8 @@ def block(*pods):
 
 def loads(*pods):
     data = block(*pods)
-    return load(data, steady(data, 1000.0)).tolist()
+    state = steady(data, 0, 1000.0)
+    return load(data, state.trust, state.typical).tolist()
 
 
 def test_weight_is_1_fresh_half_at_the_constant_and_0_never():
@@ -75,10 +76,10 @@ def test_backlog_of_untouched_pods_is_zero():
 def test_memory_and_start_factors():
     data = block((0, 0, 0), (0, 0, 0), (0, 0, 0))
     data[col.KV_USAGE] = [0.0, 0.9, 1.0]
-    factor = steady(data, 1000.0).factor
+    factor = steady(data, 0, 1000.0).factor
     assert factor[0] == 1.0
     assert factor[1] == pytest.approx(1 + 0.15 * 9)
     assert np.isfinite(factor).all()
     data[col.KV_USAGE] = 0
     data[col.FIRST_SEEN] = [-np.inf, 985.0, 1000.0]
-    assert steady(data, 1000.0).factor.tolist() == [1.0, 2.0, pytest.approx(10.0)]
+    assert steady(data, 0, 1000.0).factor.tolist() == [1.0, 2.0, pytest.approx(10.0)]

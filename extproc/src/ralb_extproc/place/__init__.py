@@ -14,10 +14,11 @@ it as it is.
 from ralb_extproc.place.choose import MAX_ATTEMPTS, Ask, NowhereError, PoolTable, commit, place
 from ralb_extproc.place.dice import Dice
 from ralb_extproc.place.ledger import Flight, FlightInfo, Ledger
-from ralb_extproc.place.pods import Change, PodKey, PodTable, PoolView
+from ralb_extproc.place.pods import PodTable
 from ralb_extproc.place.prefix import NO_PREFIX, Prefix, PrefixIndex, hash_blocks
 from ralb_extproc.place.prompt import canonical, prefix_of
 from ralb_extproc.place.sample import PodSample
+from ralb_extproc.place.views import Change, PodKey, PoolView
 
 __all__ = [
     "MAX_ATTEMPTS",

@@ -17,10 +17,11 @@ from typing import Final, Protocol
 from ralb.v1.snapshot_pb2 import Pool
 from ralb_extproc.place.dice import Dice
 from ralb_extproc.place.ledger import FlightInfo
-from ralb_extproc.place.load import queue
-from ralb_extproc.place.pods import PodTable, PoolView
+from ralb_extproc.place.load import FAILING, FIT
+from ralb_extproc.place.pods import PodTable
 from ralb_extproc.place.prefix import NO_PREFIX, Prefix
-from ralb_extproc.place.product import FAILING, FIT, Ranking, rank
+from ralb_extproc.place.product import Ranking, rank, rank_spare
+from ralb_extproc.place.views import PoolView
 from ralb_extproc.types import Attempt, Candidate, Placement, Plan
 
 MAX_ATTEMPTS: Final = 4
@@ -178,18 +179,18 @@ def _ordered(
     level: list[_Option] = []
     priority = None
     seen: set[str] = set()
-    shared = len(plan.candidates) > 1
+    spare = False  # whether a lower level has a fit pod, so that this one is only for when that fails
     for candidate in plan.candidates:
         if candidate.priority != priority:
             _settle(level, by_state, dice)
-            level, priority = [], candidate.priority
+            level, priority, spare = [], candidate.priority, fit > 0
             if fit >= want and fit_pools >= want - 1:
                 break
         pool = table.pools.get(candidate.pool)
         if pool is None or candidate.pool in seen:
             continue
         seen.add(candidate.pool)
-        option = _option(candidate, pool, pods, ask, now, dice, want, shared)
+        option = _option(candidate, pool, pods, ask, now, dice, want, spare)
         level.append(option)
         if option.state == FIT:
             fit += option.wanted
@@ -199,17 +200,19 @@ def _ordered(
 
 
 def _option(
-    candidate: Candidate, pool: Pool, pods: PodTable, ask: Ask, now: float, dice: Dice, want: int, shared: bool
+    candidate: Candidate, pool: Pool, pods: PodTable, ask: Ask, now: float, dice: Dice, want: int, spare: bool
 ) -> _Option:
     view = pods.view(candidate.pool)
     if view is None:
         # A pool that should have pods and has none can only answer 503: last of all.
         return _Option(candidate, pool, None, None, _EMPTY if pool.metrics_path else FIT, 1, False, 0.0)
-    block, state = pods.block(view), pods.steady(view, now)
-    hits = pods.prefix.hits(ask.prefix, view.select, ask.input_tokens) if ask.prefix.hashes else None
-    ranking = rank(block, state, view.cap, ask.input_tokens, hits, now, dice, want)
-    waiting = queue(block, state) if shared else 0.0
-    return _Option(candidate, pool, view, ranking, ranking.best, max(1, ranking.usable), state.measured, waiting)
+    state = pods.steady(view, now)
+    if spare:
+        ranking = rank_spare(state, ask.input_tokens)
+    else:
+        hits = pods.prefix.hits(ask.prefix, view.select, ask.input_tokens) if ask.prefix.hashes else None
+        ranking = rank(pods.block(view), state, view.cap, ask.input_tokens, hits, now, dice, want)
+    return _Option(candidate, pool, view, ranking, ranking.best, max(1, ranking.usable), state.measured, state.queue)
 
 
 def _settle(level: list[_Option], by_state: tuple[list[_Option], ...], dice: Dice) -> None:

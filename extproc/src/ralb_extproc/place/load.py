@@ -24,6 +24,11 @@ import numpy as np
 from ralb_extproc.place import columns as col
 from ralb_extproc.place.columns import Bools, Floats
 
+# Classes of pods, best first.
+FIT: Final = 0
+CAPPED: Final = 1
+FAILING: Final = 2
+
 TRUST_SECONDS: Final = 4.0
 STEADY_SECONDS: Final = 0.02
 SLOW_START_SECONDS: Final = 30.0
@@ -43,6 +48,10 @@ class Steady:
         factor: memory times start, see ``product``.
         failing: which pods failed and are not due for a probe; None = none.
         measured: whether any reading has weight.
+        order: positions by class, then load times factor: good enough for pools that only come in when a better one fails.
+        usable: how many pods are not failing.
+        best: class of the first in ``order``.
+        queue: mean requests waiting per pod, each reading at its weight; 0 where nothing was read.
     """
 
     at: float
@@ -51,6 +60,10 @@ class Steady:
     factor: Floats
     failing: Bools | None
     measured: bool
+    order: tuple[int, ...]
+    usable: int
+    best: int
+    queue: float
 
 
 def weight(age: Floats) -> Floats:
@@ -63,34 +76,48 @@ def weight(age: Floats) -> Floats:
     return out
 
 
-def steady(block: Floats, now: float) -> Steady:
-    """Compute ``Steady`` for a block (columns x pods)."""
+def steady(block: Floats, cap: int, now: float) -> Steady:
+    """Compute ``Steady`` for a block (columns x pods) of pods that take ``cap`` requests at once (0 = any number)."""
     trust = weight(now - block[col.SCRAPED_AT])
     total = float(trust.sum())
     typical = float(trust @ block[col.SEEN]) / total if total > 0.0 else 0.0
     kv = np.minimum(block[col.KV_USAGE] * trust, _KV_MAX)
     started = np.clip((now - block[col.FIRST_SEEN]) / SLOW_START_SECONDS, SLOW_START_FLOOR, 1.0)
+    factor = (1.0 + KV_WEIGHT * kv / (1.0 - kv)) / started
     failing = (block[col.FAILURES] > 0.0) & (block[col.PROBE_AT] > now)
+    count = len(trust)
+    classes = np.zeros(count, np.int8)
+    if cap:
+        classes[capped(block, trust, cap)] = CAPPED
+    classes[failing] = FAILING
+    failed = int(np.count_nonzero(failing))
+    order = np.lexsort(((load(block, trust, typical) + 1.0) * factor, classes)).tolist()
     return Steady(
         at=now,
         trust=trust,
         typical=typical,
-        factor=(1.0 + KV_WEIGHT * kv / (1.0 - kv)) / started,
-        failing=failing if failing.any() else None,
+        factor=factor,
+        failing=failing if failed else None,
         measured=total > 0.0,
+        order=tuple(order),
+        usable=count - failed,
+        best=int(classes[order[0]]),
+        queue=float(trust @ block[col.WAITING]) / count,
     )
 
 
-def load(block: Floats, state: Steady) -> Floats:
-    """Load of the pods of a block (columns x pods), in requests."""
-    out: Floats = np.maximum(block[col.INFLIGHT], state.typical)
-    out += state.trust * (block[col.SEEN] - out)
+def capped(block: Floats, trust: Floats, cap: int) -> Bools:
+    """Which pods have ``cap`` requests: of ours, or in all by a reading that still has half its weight."""
+    out: Bools = block[col.INFLIGHT] >= cap
+    out |= (trust >= 0.5) & (block[col.SEEN] >= cap)
     return out
 
 
-def queue(block: Floats, state: Steady) -> float:
-    """Mean of the requests waiting per pod, each reading at its weight; 0 where nothing was read."""
-    return float(state.trust @ block[col.WAITING]) / len(state.trust)
+def load(block: Floats, trust: Floats, typical: float) -> Floats:
+    """Load of the pods of a block (columns x pods), in requests."""
+    out: Floats = np.maximum(block[col.INFLIGHT], typical)
+    out += trust * (block[col.SEEN] - out)
+    return out
 
 
 def backlog(block: Floats, now: float) -> Floats:

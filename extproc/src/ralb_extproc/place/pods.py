@@ -8,19 +8,18 @@ event loop; nothing here blocks, awaits or reads a clock. Times are monotonic se
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
 
 from ralb.v1.snapshot_pb2 import Pool
 from ralb_extproc.place import columns as col
-from ralb_extproc.place.columns import Floats, Slots
+from ralb_extproc.place.columns import Floats
 from ralb_extproc.place.ledger import NO_INFO, Flight, FlightInfo, Ledger
 from ralb_extproc.place.load import STEADY_SECONDS, Steady, steady
 from ralb_extproc.place.prefix import PrefixIndex
 from ralb_extproc.place.sample import PodSample
+from ralb_extproc.place.views import Change, PodKey, PoolView, select
 
 MAX_PODS: Final = 16_384
 # A request reaches the engine's gauges this long after we placed it: network, tokenizer, one step.
@@ -37,43 +36,6 @@ _PREFILL_RATE_MAX: Final = 1e6
 _PREFILL_LEARN_TOKENS: Final = 256
 _LEARN: Final = 0.05
 _TRUST_MIN: Final = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class PoolView:
-    """The slots of one pool, in order of address.
-
-    Attributes:
-        pool: pool id.
-        addresses: endpoint addresses.
-        slots: their slots.
-        select: the same as an index into the table: a slice where the slots are adjacent, else an array.
-        cap: most requests at once per pod; 0 = no cap.
-    """
-
-    pool: str
-    addresses: tuple[str, ...]
-    slots: tuple[int, ...]
-    select: slice | Slots
-    cap: int
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What an update did: slots that appeared and that went, and endpoints refused for lack of room."""
-
-    added: tuple[int, ...] = ()
-    dropped: tuple[int, ...] = ()
-    refused: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class PodKey:
-    """Who a slot is: pool id, ``ip:port``, and the slot's generation."""
-
-    pool: str
-    address: str
-    generation: int
 
 
 class PodTable:
@@ -118,7 +80,7 @@ class PodTable:
         """What holds for some milliseconds about a pool's pods; computed again when it is too old or a pod's state jumps."""
         found = self._steady.get(view.pool)
         if found is None or not 0.0 <= now - found.at <= STEADY_SECONDS:
-            found = self._steady[view.pool] = steady(self.block(view), now)
+            found = self._steady[view.pool] = steady(self.block(view), view.cap, now)
         return found
 
     def slot(self, pool: str, address: str) -> int | None:
@@ -169,7 +131,7 @@ class PodTable:
                 self._enter(pool_id, address, slot, now if old is not None else -np.inf)
                 added.append(slot)
             slots = tuple(self._slot_of[pool_id, a] for a in addresses)
-            views[pool_id] = PoolView(pool_id, addresses, slots, _select(slots), cap)
+            views[pool_id] = PoolView(pool_id, addresses, slots, select(slots), cap)
         self._views = views
         self._steady.clear()
         self.prefix.reserve(len(self._keys))
@@ -397,9 +359,3 @@ class PodTable:
 def _probe_wait(failures: float) -> float:
     wait: float = min(PROBE_SECONDS * 2.0 ** (min(failures, 16.0) - 1.0), PROBE_SECONDS_MAX)
     return wait
-
-
-def _select(slots: tuple[int, ...]) -> slice | Slots:
-    if all(b - a == 1 for a, b in pairwise(slots)):
-        return slice(slots[0], slots[-1] + 1)
-    return np.array(slots, dtype=np.intp)

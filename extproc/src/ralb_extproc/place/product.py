@@ -15,6 +15,7 @@ Before the score comes the class: fit pods, then pods at their concurrency cap, 
 probe. Scores are multiplied by a random 1 to 1.02, so near equals share the work and replicas of the processor do not herd.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,12 +25,9 @@ import numpy.typing as npt
 from ralb_extproc.place import columns as col
 from ralb_extproc.place.columns import Floats
 from ralb_extproc.place.dice import Dice
-from ralb_extproc.place.load import Steady, backlog, load
+from ralb_extproc.place.load import CAPPED, FAILING, FIT, Steady, backlog, capped, load
 
 NEAR: Final = 0.02
-FIT: Final = 0
-CAPPED: Final = 1
-FAILING: Final = 2
 _PARTIAL: Final = 64  # from so many pods on, sorting only the best pays
 
 
@@ -45,7 +43,7 @@ class Ranking:
         uncached: prompt tokens the first pod would have to prefill.
     """
 
-    order: list[int]
+    order: Sequence[int]
     best: int
     usable: int
     score: float
@@ -75,7 +73,7 @@ def rank(
         hits *= block[col.HIT_TRUST]
         scores -= hits
         scores += input_tokens + 1.0
-    loads = load(block, state)
+    loads = load(block, state.trust, state.typical)
     loads += 1.0
     scores *= loads
     scores *= state.factor
@@ -84,19 +82,21 @@ def rank(
     keys *= scores
     classes: npt.NDArray[np.int8] | None = None
     if cap:
-        full = block[col.INFLIGHT] >= cap
-        full |= (state.trust >= 0.5) & (block[col.SEEN] >= cap)
+        full = capped(block, state.trust, cap)
         if full.any():
-            classes = full.astype(np.int8)
-    usable = count
+            classes = full * np.int8(CAPPED)
     if state.failing is not None:
         classes = np.zeros(count, np.int8) if classes is None else classes
         classes[state.failing] = FAILING
-        usable -= int(np.count_nonzero(state.failing))
     order = _order(keys, classes, want)
     first = order[0]
     uncached = float(input_tokens) if hits is None else max(0.0, input_tokens - float(hits[first]))
-    return Ranking(order, FIT if classes is None else int(classes[first]), usable, float(scores[first]), uncached)
+    return Ranking(order, FIT if classes is None else int(classes[first]), state.usable, float(scores[first]), uncached)
+
+
+def rank_spare(state: Steady, input_tokens: int) -> Ranking:
+    """The same for pods that only come in when a better pool fails: by load alone, some milliseconds old."""
+    return Ranking(state.order, state.best, state.usable, 0.0, float(input_tokens))
 
 
 def _order(keys: Floats, classes: npt.NDArray[np.int8] | None, want: int) -> list[int]:
