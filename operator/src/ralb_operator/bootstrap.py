@@ -1,7 +1,9 @@
 """The start configuration of Envoy: where the control plane is, and the limits no later config can forget.
 
-Nothing about routing may enter: listeners, routes and clusters come from discovery. The result is plain data; trap: write it
-with ``json.dumps`` into a ``.json`` file. PyYAML leaves strings like ``n`` and ``y`` unquoted, which Envoy's YAML reads as booleans.
+Nothing about routing may enter: listeners, routes and clusters come from discovery. The result is plain data.
+
+Trap: write it with ``json.dumps`` into a ``.json`` file. PyYAML leaves strings like ``n`` and ``y`` unquoted, and Envoy's YAML
+reads them as booleans.
 """
 
 import ipaddress
