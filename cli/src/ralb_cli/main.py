@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 
 from ralb_api import __version__
 
-COMMANDS = ("up", "check", "demo")
+COMMANDS = ("up", "check", "explain", "demo")
 
 
 class Command(Protocol):

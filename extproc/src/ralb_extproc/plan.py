@@ -18,7 +18,7 @@ _WINDOW = "context window too small"
 _ABOVE_MAX = "above x-ralb-max-tier"
 _MAX_CLOSE_NAMES = 10
 # Bounds what a wrong name can cost, however many names there are.
-_MAX_NAMES_COMPARED = 300
+_MAX_NAMES_COMPARED = 200
 
 _API_NEEDS = {
     Api.CHAT: "chat",
@@ -227,11 +227,12 @@ def close_names(name: str, known: Sequence[str]) -> list[str]:
 
     def likeness(other: str) -> float:
         pieces = _pieces(other)
-        return len(wanted & pieces) / len(wanted | pieces)
+        shared = len(wanted & pieces)
+        return shared / (len(wanted) + len(pieces) - shared)
 
     return sorted(known, key=lambda other: (-likeness(other), other))[:_MAX_CLOSE_NAMES]
 
 
 def _pieces(name: str) -> set[str]:
-    padded = f"  {name.lower()} "
+    padded = f"  {name[:64].lower()} "
     return {padded[start : start + 3] for start in range(len(padded) - 2)}

@@ -7,6 +7,7 @@ import itertools
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from ralb_api.errors import ClientError, Code
 from ralb_extproc.decision import Decision
@@ -83,7 +84,7 @@ class Router:
     def _stages(self, decision: Decision, path: str, headers: Mapping[str, str], body: bytes) -> None:
         table = self.table
         if table is None:
-            raise NOT_READY
+            raise replace(NOT_READY)  # a fresh one: an exception raised again and again keeps every traceback
         clock, stages = time.perf_counter, decision.stages
         start = clock()
         request = decision.request = parse(path, headers, body)

@@ -9,6 +9,7 @@ are shared with every request; nobody may write to them.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from ralb.v1 import snapshot_pb2 as pb
 from ralb_extproc.match import Claim, Condition
 from ralb_extproc.types import Candidate
 
+_ADDRESS = re.compile(r"\S+:([0-9]{1,5})")
 _API_CAPABILITIES = frozenset({"chat", "completions", "embeddings"})
 
 
@@ -190,14 +192,14 @@ def _check_pool(pool: pb.Pool) -> None:
     for price in (cost.input_per_million, cost.cached_input_per_million, cost.output_per_million):
         if not (math.isfinite(price) and price >= 0):
             raise ValueError(f"pool {pool.id} has the impossible price {price}")
-    seen: set[str] = set()
-    for endpoint in pool.endpoints:
-        host, _, port = endpoint.address.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port[:6]) < 65536:
-            raise ValueError(f"pool {pool.id} has an endpoint address that is not ip:port: {endpoint.address[:100]!r}")
-        if endpoint.address in seen:
-            raise ValueError(f"pool {pool.id} lists endpoint {endpoint.address} twice")
-        seen.add(endpoint.address)
+    addresses = [endpoint.address for endpoint in pool.endpoints]
+    for address in addresses:
+        parts = _ADDRESS.fullmatch(address)
+        if parts is None or not 0 < int(parts[1]) < 65536:
+            raise ValueError(f"pool {pool.id} has an endpoint address that is not ip:port: {address[:100]!r}")
+    if len(set(addresses)) < len(addresses):
+        twice = next(address for address in addresses if addresses.count(address) > 1)
+        raise ValueError(f"pool {pool.id} lists endpoint {twice} twice")
 
 
 def _check_tier(tier: pb.Tier, pools: Mapping[str, pb.Pool], tiers: Mapping[str, pb.Tier]) -> None:

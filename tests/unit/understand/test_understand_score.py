@@ -2,6 +2,7 @@
 
 import math
 import timeit
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -215,3 +216,15 @@ def test_it_is_quick(characters: int, budget: float) -> None:
     best = min(timeit.repeat(lambda: DEFAULT.understand(request), number=10, repeat=10)) / 10
     # The budget is for a quiet machine; three times as much on a busy one still shows a slip into quadratic work.
     assert best < 3 * budget
+
+
+def test_the_page_tells_the_weights_in_use() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "understanding.md").read_text(encoding="utf-8")
+    for family, (weight, keep, words) in module.FAMILY_TERMS.items():
+        assert f"| `{family}` | {weight:+.1f} | {keep} | {words} |" in page
+    for family, (intent, amount) in module.EVIDENCE.items():
+        assert f"| `{family}` | {intent} | {amount} |" in page
+    for effort, value in module.EFFORT_TERMS.items():
+        assert f"{effort} {value:+.1f}" in page
+    assert f"z = {BIAS} +" in page
+    assert module.VERSION in page
