@@ -108,6 +108,13 @@ async def test_readings_reach_the_table_over_one_connection():
         assert not scraper.errors
 
 
+def test_on_the_event_loop_of_production():
+    uvloop = pytest.importorskip("uvloop")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test_readings_reach_the_table_over_one_connection())
+        runner.run(test_refused_connections_mark_the_pod_and_an_answer_clears_it())
+
+
 async def test_only_the_needed_series_are_asked_for():
     def answer(target):
         names = parse_qs(urlsplit(target).query)["name[]"]

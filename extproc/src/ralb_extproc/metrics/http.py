@@ -7,7 +7,7 @@ Source: RFC 9112 (message syntax, chunked coding).
 
 import asyncio
 from enum import StrEnum
-from typing import Final
+from typing import Final, cast
 
 MAX_HEADER: Final = 16_384
 MAX_BODY: Final = 4 << 20
@@ -134,8 +134,7 @@ class _Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by shape, not by class
 
     def data_received(self, data: bytes) -> None:
         """Collect; finish the exchange when the answer is whole."""
