@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from grpc import aio
 
 from ralb.v1 import snapshot_pb2 as pb
-from ralb_extproc.decision import explanation
+from ralb_extproc.admin import AdminServer
+from ralb_extproc.decision import Decision, explanation
 from ralb_extproc.feedback import AccessLogService, Learner, Settled
+from ralb_extproc.metrics import Scraper
 from ralb_extproc.place import PodTable
 from ralb_extproc.records import Records
 from ralb_extproc.router import Router
@@ -21,6 +23,7 @@ from ralb_extproc.service import ProcessorService
 from ralb_extproc.sink import RecordSink
 from ralb_extproc.snapshots import SnapshotFollower
 from ralb_extproc.table import RoutingTable
+from ralb_extproc.telemetry import Telemetry
 from ralb_extproc.understand import FeatureScore
 
 _LOG = logging.getLogger(__name__)
@@ -58,9 +61,22 @@ class Processor:
         self.pods = PodTable()
         self.learner = Learner(self.pods, settled=self._on_settled)
         self.access_log = AccessLogService(self.learner.learn)
+        self.telemetry = Telemetry(self.pods)
+        self.scraper = Scraper(self.pods)
+        self.telemetry.watched.scraper = self.scraper
+        self.telemetry.watched.access_log = self.access_log
+        self.telemetry.watched.learner = self.learner
+        self.admin = AdminServer(
+            self.telemetry.page,
+            self.pods,
+            self._not_ready,
+            time.monotonic,
+            host=options.admin_address,
+            port=options.admin_port,
+        )
         self.router = Router(self.pods, FeatureScore(), self.learner.lengths.expected_output)
         self.follower = SnapshotFollower(options.operator, f"{socket.gethostname()}-{os.getpid()}", self._apply)
-        self.service = ProcessorService(self.router, self.records.decided, explanation)
+        self.service = ProcessorService(self.router, self._on_decision, explanation)
         self._server: aio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -78,6 +94,7 @@ class Processor:
         self.access_log.add_to(self._server)
         self._server.add_insecure_port(self._options.listen)
         await self._server.start()
+        await self.admin.start()
         self._tasks.append(asyncio.create_task(self.follower.run()))
         self._tasks.append(asyncio.create_task(self._housekeeping()))
         gc.collect()
@@ -91,18 +108,43 @@ class Processor:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        await self.scraper.stop()
+        await self.admin.stop()
         self.records.flush()
         self.sink.close()
 
+    def _not_ready(self) -> str:
+        return "" if self.router.table is not None else "no snapshot from the operator yet"
+
     def _apply(self, snapshot: pb.Snapshot) -> None:
-        table = RoutingTable.of(snapshot)
+        try:
+            table = RoutingTable.of(snapshot)
+        except ValueError as error:
+            self.telemetry.snapshot(snapshot.version, (), str(error))
+            raise
         self.pods.update(snapshot.pools, time.monotonic())
+        self.scraper.update(snapshot.pools)
         self.router.table = table
+        self.telemetry.snapshot(snapshot.version, snapshot.pools)
         counts = (len(table.pools), len(table.tiers), len(table.policies))
         _LOG.info("snapshot %s: %d pools, %d tiers, %d policies", snapshot.version[:12], *counts)
 
+    def _on_decision(self, decision: Decision) -> None:
+        self.records.decided(decision)
+        telemetry = self.telemetry
+        for stage, seconds in decision.stages.items():
+            telemetry.stage(stage, seconds)
+        if decision.error is not None:
+            telemetry.refused(str(decision.error.code))
+        elif decision.plan is not None and decision.placement is not None:
+            plan, placement = decision.plan, decision.placement
+            telemetry.decided(plan.policy, plan.rule, plan.tier, placement.attempts[0].pool, placement.reason)
+
     def _on_settled(self, settled: Settled) -> None:
-        self.records.settled(settled, self.router.table)
+        self.telemetry.settled(settled)
+        top = self.records.settled(settled, self.router.table)
+        if top is not None:
+            self.telemetry.top_tier_cost(settled.tier, top)
 
     async def _housekeeping(self) -> None:
         """Once a second: let go of what was never reported on."""

@@ -48,12 +48,19 @@ class Records:
             _, oldest = self._waiting.popitem(last=False)
             self._put(record(oldest))
 
-    def settled(self, settled: Settled, table: RoutingTable | None) -> Decision | None:
-        """An outcome arrived: record it with its decision, which is returned. None if there is none waiting."""
+    def settled(self, settled: Settled, table: RoutingTable | None) -> float | None:
+        """An outcome arrived: record it with its decision, if one is waiting.
+
+        Returns:
+            What the request would have cost on the policy's top tier, in US dollars; None where that cannot be said.
+        """
         decision = self._waiting.pop(settled.outcome.decision_id, None)
-        if decision is not None:
-            self._put(record(decision, outcome_record(decision, settled, table)))
-        return decision
+        if decision is None:
+            return None
+        outcome = outcome_record(decision, settled, table)
+        self._put(record(decision, outcome))
+        top: float | None = outcome.get("top_tier_cost_usd")
+        return top
 
     def sweep(self, now: float | None = None) -> int:
         """Record decisions whose outcome is overdue (wall clock seconds); returns how many."""

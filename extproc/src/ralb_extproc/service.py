@@ -7,14 +7,15 @@ Trap: a handler that raises makes Envoy answer with a bare error, so every fault
 """
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from envoy.service.ext_proc.v3.external_processor_pb2 import HttpHeaders, ProcessingRequest, ProcessingResponse
 from grpc import aio, method_handlers_generic_handler, stream_stream_rpc_method_handler
+
 from ralb_api import headers as names
 from ralb_api.errors import ClientError, Code
-
 from ralb_extproc.answer import (
     CONTINUE,
     REWRITE_HEADERS,
@@ -142,9 +143,11 @@ class ProcessorService:
         return reply(error, path=path)
 
     def _on_body(self, path: str, headers: dict[str, str], body: bytes) -> Reply:
+        start = time.perf_counter()
         try:
             decision = self._router.decide(path, headers, body)
             answer = self._answer(decision, path, headers)
+            decision.stages["total"] = time.perf_counter() - start
         except Exception:
             # The last line of defence: whatever went wrong, this client gets an answer and the others go on.
             _LOG.exception("a request on %s could not be decided", path)

@@ -95,6 +95,11 @@ class Telemetry:
         self._tokens = counter("ralb_tokens", "Tokens; cached are part of input, reasoning of output.", "pool", "kind")
         self._estimated = counter("ralb_usage_estimated", "Answers whose tokens had to be estimated.", "pool")
         self._cost = counter("ralb_cost_dollars", "Cost of answers in US dollars.", "pool", "tier")
+        self._top_cost = counter(
+            "ralb_top_tier_cost_dollars",
+            "What the same tokens would have cost on the policy's top tier, in US dollars.",
+            "tier",
+        )
         self._ttft = histogram(
             "ralb_ttft_seconds", "Arrival to first byte of the answer's body.", _TTFT_BUCKETS, "pool"
         )
@@ -146,6 +151,10 @@ class Telemetry:
         """US dollars of a request; None where nothing was served or the pool is not known."""
         pool = self._pools.get(settled.pool)
         return dollars(pool, settled.usage) if settled.usage is not None and pool is not None else None
+
+    def top_tier_cost(self, tier: str, cost: float) -> None:
+        """Note what a request of ``tier`` would have cost on its policy's top tier, in US dollars."""
+        self._top_cost(tier).inc(cost)
 
     def settled(self, settled: Settled) -> None:
         """Note an outcome."""
