@@ -1,0 +1,48 @@
+"""The resources that hardly depend on objects, in full."""
+
+from pathlib import Path
+
+import pytest
+from ralb_operator.compile.envoy.clusters import PoolCluster, nowhere_cluster, pool_cluster, processor_cluster
+from ralb_operator.compile.envoy.listener import listener
+from ralb_operator.compile.envoy.routes import routes
+from ralb_operator.view import Gateway
+from ralb_operator.xds.resources import Resource
+from support_golden import check, dump
+from support_xds import decode_resource
+
+FOLDER = Path(__file__).parent / "envoy"
+GATEWAY = Gateway()
+REMOTE = Gateway(
+    address="0.0.0.0",
+    port=80,
+    processor="[::1]:9000",
+    max_body_bytes=1_000_000,
+    max_attempts=2,
+    idle_timeout_s=30.5,
+    processor_timeout_s=0.25,
+)
+PODS = PoolCluster("team-a/small", "meta-llama/Llama-3.1-8B", None, 30.0, 1000, 50, 64)
+SERVICE = PoolCluster("team-a/big", "big", ("chat.models.svc", 8000), 0.0, 10, 0, 0)
+RESOURCES: dict[str, Resource] = {
+    "listener": listener(GATEWAY),
+    "listener-other-settings": listener(REMOTE),
+    "routes": routes(GATEWAY),
+    "routes-other-settings": routes(REMOTE),
+    "processor-cluster": processor_cluster(GATEWAY),
+    "processor-cluster-other-settings": processor_cluster(REMOTE),
+    "nowhere-cluster": nowhere_cluster(),
+    "pods-cluster": pool_cluster(PODS, GATEWAY, rewrite=False),
+    "pods-cluster-rewriting": pool_cluster(PODS, GATEWAY, rewrite=True),
+    "service-cluster": pool_cluster(SERVICE, REMOTE, rewrite=False),
+    "service-cluster-rewriting": pool_cluster(SERVICE, REMOTE, rewrite=True),
+}
+
+
+@pytest.mark.parametrize("name", RESOURCES)
+def test_golden(name: str, update_golden: bool) -> None:
+    check(FOLDER / f"{name}.yaml", dump(decode_resource(RESOURCES[name])), update=update_golden)
+
+
+def test_every_file_belongs_to_a_resource() -> None:
+    assert {path.name for path in FOLDER.iterdir()} == {f"{name}.yaml" for name in RESOURCES}
