@@ -55,7 +55,8 @@ def error_types(status: int) -> tuple[str, str]:
     return ("invalid_request_error", "invalid_request_error") if status < 500 else ("server_error", "api_error")
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: Python itself sets __traceback__ on an exception as it passes through context managers.
+@dataclass(slots=True, eq=False)
 class ClientError(Exception):
     """A request that ends here: what the client is told, and how.
 

@@ -16,6 +16,8 @@ from ralb_extproc.understand.words import FAMILY, PHRASES, STEMS
 
 TASK_WHOLE: Final = 1_500
 """Characters up to which a text is read whole for words; of longer ones ``TASK_HEAD`` and ``TASK_TAIL`` are."""
+TASK_LINE: Final = 400
+"""Longest first or last line of a long text that is taken for the whole instruction."""
 TASK_HEAD: Final = 900
 TASK_TAIL: Final = 600
 SHAPE_HEAD: Final = 2_000
@@ -68,7 +70,7 @@ class Features:
         attachments: images, audio and files.
         input_tokens, max_output: as in the request.
         effort: reasoning effort as said by the client.
-        words: length of the last user turn, in words (characters / 2 in scripts without spaces).
+        words: length of what states the task, in words (characters / 2 in scripts without spaces); see ``_instruction``.
         families: word family -> occurrences in the task text.
         opening: the first family named within the first dozen words; "" when none is.
         system: word family -> occurrences in a short system prompt.
@@ -124,7 +126,7 @@ def observe(request: Request) -> Features:
     if before and len(text) <= FOLLOW_UP:
         text = _follow_up(before, text)
     shape = _ends(text, SHAPE_HEAD, SHAPE_TAIL)
-    task = (text if len(text) <= TASK_WHOLE else _ends(text, TASK_HEAD, TASK_TAIL)).lower()
+    task = (text if len(text) <= TASK_WHOLE else _instruction(text)).lower()
     words = task.translate(_PARTING).split()
     spaceless = 0 if task.isascii() else len(_SPACELESS.findall(task))
     opening = next((name for name in map(FAMILY.get, words[:OPENING]) if name in _TASKS), None) or ""
@@ -147,7 +149,7 @@ def observe(request: Request) -> Features:
         input_tokens=request.input_tokens,
         max_output=request.max_output,
         effort=request.reasoning_effort,
-        words=seen if len(task) >= len(text) else int(seen * len(text) / len(task)),
+        words=seen,
         families=families,
         opening=opening,
         system=_system(system),
@@ -168,6 +170,15 @@ def _follow_up(before: str, text: str) -> str:
     if any(FAMILY.get(word) == "greeting" for word in text.lower().translate(_PARTING).split()[:2]):
         return text
     return f"{before[-TASK_WHOLE:]}\n{text}"
+
+
+def _instruction(text: str) -> str:
+    """What a long text asks: its first or last line where that is short, for the rest is material; else its two ends."""
+    text = text.strip()
+    first, first_break, _ = text[: TASK_LINE + 1].partition("\n")
+    _, last_break, last = text[-TASK_LINE - 1 :].rpartition("\n")
+    lines = [line for line, is_line in ((first, first_break), (last, last_break)) if is_line]
+    return "\n".join(lines) if lines else _ends(text, TASK_HEAD, TASK_TAIL)
 
 
 def _ends(text: str, head: int, tail: int) -> str:
