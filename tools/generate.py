@@ -62,6 +62,16 @@ def reference(root: Path) -> None:
     (root / "docs" / "objects.md").write_text(fill(text), encoding="utf-8")
 
 
+def hold_filter(root: Path) -> None:
+    """The first-token hold filter, assembled from its source."""
+    import wasmtime
+
+    folder = Path("operator/src/ralb_operator/compile/envoy")
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    source = (REPOSITORY / folder / "hold.wat").read_text(encoding="utf-8")
+    (root / folder / "hold.wasm").write_bytes(bytes(wasmtime.wat2wasm(source)))
+
+
 STEPS = (
     Step(
         "protobuf code",
@@ -69,6 +79,7 @@ STEPS = (
         ("api/src/ralb/**/*_pb2.py", "api/src/ralb/**/*_pb2.pyi", "api/src/ralb/**/*_pb2_grpc.py"),
     ),
     Step("CRDs", crds, ("crds/*.yaml",)),
+    Step("hold filter", hold_filter, ("operator/src/ralb_operator/compile/envoy/*.wasm",)),
     Step("field reference", reference, ("docs/objects.md",)),
 )
 
