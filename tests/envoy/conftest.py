@@ -64,6 +64,7 @@ async def bare_gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
     folder = tmp_path_factory.mktemp("gw")
     pods = Pods()
     await pods.start(*PODS)
+    pods.addresses["small-dead"] = f"127.0.0.1:{free_port()}"
     (folder / "objects.yaml").write_text(yaml.safe_dump_all(_objects(pods.addresses)))
     port = free_port()
     address = f"unix:{folder}/processor.sock"

@@ -7,7 +7,7 @@ import json
 import aiohttp
 import pytest
 from support_gateway import ABORT, SSE_HEAD, Gateway, chunk, events, json_response, response, sse_response
-from support_net import free_port, wait_until
+from support_net import wait_until
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
@@ -80,14 +80,20 @@ async def test_after_the_rewritten_attempt_the_first_body_is_back(gw: Gateway) -
 
 
 async def test_refused_connection_is_followed_by_the_next(gw: Gateway) -> None:
-    # Not one of the pool's endpoints either: what remains of a pod that is just gone.
-    order(gw, (SMALL, f"127.0.0.1:{free_port()}"), (SMALL, "small-1"))
-    code, _, _ = await post(gw)
-    assert code == 200
-    assert gw.pods.served[-1][0] in ("small-0", "small-1")
+    order(gw, (SMALL, "small-dead"), (SMALL, "small-1"))
+    code, headers, _ = await post(gw)
+    assert (code, headers["x-ralb-attempts"]) == (200, "2")
+    assert gw.pods.served == [("small-1", "first")]
 
 
-async def test_service_pool_refusing_connections_is_followed_by_the_next(gw: Gateway) -> None:
+async def test_pod_that_is_gone_is_replaced_by_the_next(gw: Gateway) -> None:
+    order(gw, (SMALL, "10.255.255.1:8000"), (SMALL, "small-1"))
+    code, headers, _ = await post(gw)
+    assert (code, headers["x-ralb-attempts"]) == (200, "1")
+    assert gw.pods.served == [("small-1", "first")]
+
+
+async def test_pool_that_just_lost_its_last_pod_is_followed_by_the_next(gw: Gateway) -> None:
     order(gw, ("pool/default/empty", "127.0.0.1:1"), (SERVICE_REWRITTEN, ""), (BIG_REWRITTEN, "big-0"))
     code, headers, _ = await post(gw)
     assert code == 200

@@ -57,6 +57,14 @@ async def test_body_over_the_limit(gw: Gateway, path: str) -> None:
     assert gw.processor.kinds["request_body"] == 0
 
 
+async def test_unavailability_says_when_to_come_back(gw: Gateway) -> None:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(gw.url + "/v1/chat/completions", data=io.BytesIO(b'{"model":"auto"}')) as answer,
+    ):
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+
+
 async def test_processor_that_does_not_answer(gw: Gateway) -> None:
     gw.processor.silent = True
     path = "/v1/chat/completions"

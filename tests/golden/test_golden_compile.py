@@ -4,10 +4,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from support_golden import check, dump, summary
+
 from ralb_operator.compile import Result, compile_view
 from ralb_operator.compile.result import Reason
 from ralb_operator.files import load
-from support_golden import check, dump, summary
 
 FOLDER = Path(__file__).parent / "compile"
 CASES = sorted(path.name.removesuffix(".in.yaml") for path in FOLDER.glob("*.in.yaml"))

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
+from support_golden import check, dump
+from support_xds import decode_resource
+
 from ralb_operator.compile.envoy.clusters import PoolCluster, nowhere_cluster, pool_cluster, processor_cluster
 from ralb_operator.compile.envoy.listener import listener
 from ralb_operator.compile.envoy.routes import routes
 from ralb_operator.view import Gateway
 from ralb_operator.xds.resources import Resource
-from support_golden import check, dump
-from support_xds import decode_resource
 
 FOLDER = Path(__file__).parent / "envoy"
 GATEWAY = Gateway()

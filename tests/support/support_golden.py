@@ -6,9 +6,10 @@ from typing import Any
 
 import yaml
 from google.protobuf.json_format import MessageToDict
+from support_xds import decode_resource
+
 from ralb_operator.compile import Result, Status
 from ralb_operator.xds.resources import CLUSTER, ENDPOINTS
-from support_xds import decode_resource
 
 
 class _Dumper(yaml.SafeDumper):
@@ -38,6 +39,9 @@ def summary(result: Result) -> dict[str, Any]:
     """Everything of a result, resources cut down to what depends on the objects."""
     snapshot = MessageToDict(result.snapshot, preserving_proto_field_name=True)
     snapshot.pop("version")
+    for pool in snapshot.get("pools", []):
+        if "labels" in pool:  # a map has no order
+            pool["labels"] = dict(sorted(pool["labels"].items()))
     return {
         "snapshot": snapshot,
         "xds": {

@@ -6,14 +6,11 @@ from datetime import timedelta
 from typing import Any
 
 import xxhash
-from envoy_data_plane.google.protobuf import Any as PackedAny
-from envoy_data_plane.message_pool import default_message_pool
 from google.protobuf.json_format import MessageToDict
-from ralb.v1 import envoy_overlay_pb2
-from ralb_operator.compile.envoy import clusters, listener, routes  # their messages are in the pool now
-from ralb_operator.xds.resources import Resource
 
-__all__ = ["decode", "decode_resource", "clusters", "listener", "routes"]
+from ralb.v1 import envoy_overlay_pb2
+from ralb_operator.compile.envoy import pack  # with it, all messages we use are in the pool
+from ralb_operator.xds.resources import Resource
 
 _OVERLAYS = {
     "envoy.extensions.router.cluster_specifiers.priority_group.v3.PriorityGroupClusterSpecifier": (
@@ -37,12 +34,12 @@ def decode(type_url: str, body: bytes) -> dict[str, Any]:
     if name in _OVERLAYS:
         fields = MessageToDict(_OVERLAYS[name].FromString(body), preserving_proto_field_name=True)
     else:
-        fields = _plain(default_message_pool.url_to_type[type_url].parse(body))
+        fields = _plain(pack.default_message_pool.url_to_type[type_url].parse(body))
     return {"@type": name, **fields}
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, PackedAny):
+    if isinstance(value, pack.Any):
         return decode(value.type_url, value.value)
     if isinstance(value, enum.Enum):
         return value.name

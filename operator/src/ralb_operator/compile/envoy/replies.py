@@ -14,7 +14,13 @@ from envoy_data_plane.envoy.config.accesslog.v3 import (
     HeaderFilter,
     StatusCodeFilter,
 )
-from envoy_data_plane.envoy.config.core.v3 import DataSource, RuntimeUInt32, SubstitutionFormatString
+from envoy_data_plane.envoy.config.core.v3 import (
+    DataSource,
+    HeaderValue,
+    HeaderValueOption,
+    RuntimeUInt32,
+    SubstitutionFormatString,
+)
 from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
 from envoy_data_plane.envoy.extensions.access_loggers.filters.cel.v3 import ExpressionFilter
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
@@ -23,10 +29,13 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 )
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
+from ralb_api import headers
 from ralb_api.errors import ClientError, Code
 from ralb_operator.compile.envoy.pack import typed
 
 DETAILS_PREFIX = "ralb_"
+# What is behind a 503 of Envoy mends itself within seconds.
+_RETRY_AFTER = HeaderValueOption(header=HeaderValue(key=headers.RETRY_AFTER, value="1"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +101,7 @@ def _mapper(reply: _Reply, *, anthropic: bool) -> ResponseMapper:
     return ResponseMapper(
         filter=filters[0] if len(filters) == 1 else AccessLogFilter(and_filter=AndFilter(filters=filters)),
         status_code=reply.status,
+        headers_to_add=[_RETRY_AFTER] if reply.status == 503 else [],
         body=DataSource(inline_bytes=error.body(anthropic=anthropic)),
         body_format_override=SubstitutionFormatString(
             text_format_source=DataSource(inline_string="%LOCAL_REPLY_BODY%"), content_type="application/json"

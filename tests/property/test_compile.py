@@ -1,0 +1,427 @@
+"""What compile promises for every view: a pure function that is whole, order-free, local in its effects, and never fails."""
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support_xds import decode_resource
+
+from ralb.v1.snapshot_pb2 import Snapshot
+from ralb_api.objects import KINDS, ModelPool, ModelTier, RoutingPolicy
+from ralb_api.objects.common import Object
+from ralb_api.problems import ObjectKey, Problem, Severity
+from ralb_extproc.table import RoutingTable
+from ralb_operator.compile import ConditionType, Result, compile_view
+from ralb_operator.view import Pod, View
+from ralb_operator.xds.resources import CLUSTER, ENDPOINTS, Resource
+
+NAMESPACES = ("a", "b")
+NAMES = ("x", "y", "z")
+LABELS = ("app", "tier")
+VALUES = ("1", "2")
+MODELS = ("auto", "m", "n", "org/m")
+
+names = st.sampled_from(NAMES)
+namespaces = st.sampled_from(NAMESPACES)
+models = st.sampled_from(MODELS)
+labels = st.dictionaries(st.sampled_from(LABELS), st.sampled_from(VALUES), max_size=2)
+selectors = st.dictionaries(st.sampled_from(LABELS), st.sampled_from(VALUES), min_size=1, max_size=2)
+stamps = st.sampled_from(["", "2026-01-01T00:00:00Z", "2026-06-01T00:00:00Z"])
+
+
+def metadata() -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(
+        {"name": names, "namespace": namespaces, "creationTimestamp": stamps, "generation": st.integers(0, 3)}
+    )
+
+
+def some(strategy: st.SearchStrategy[Any], most: int = 3) -> st.SearchStrategy[list[Any]]:
+    return st.lists(strategy, max_size=most, unique=True)
+
+
+pods_backends = st.fixed_dictionaries(
+    {"selector": st.fixed_dictionaries({"matchLabels": selectors})},
+    optional={"port": st.integers(1, 65535), "engine": st.sampled_from(["vLLM", "SGLang", "Generic"])},
+)
+services = st.fixed_dictionaries({"host": st.sampled_from(["svc.local", "10.0.0.9"]), "port": st.integers(1, 65535)})
+backends = st.one_of(st.fixed_dictionaries({"pods": pods_backends}), st.fixed_dictionaries({"service": services}))
+pools = st.builds(
+    lambda meta, spec: ModelPool.model_validate({"metadata": meta, "spec": spec}),
+    metadata(),
+    st.fixed_dictionaries(
+        {"model": st.fixed_dictionaries({"name": models}), "backend": backends},
+        optional={
+            "labels": labels,
+            "cost": st.fixed_dictionaries({"inputPerMillion": st.floats(0, 100)}),
+            "balancing": st.fixed_dictionaries({"slowStart": st.sampled_from(["0s", "5s", "1m"])}),
+        },
+    ),
+)
+tiers = st.builds(
+    lambda meta, spec: ModelTier.model_validate({"metadata": meta, "spec": spec}),
+    metadata(),
+    st.fixed_dictionaries(
+        {
+            "level": st.integers(1, 100),
+            "pools": st.lists(
+                st.fixed_dictionaries(
+                    {"name": names}, optional={"weight": st.integers(0, 9), "priority": st.integers(0, 3)}
+                ),
+                min_size=1,
+                max_size=3,
+                unique_by=lambda entry: entry["name"],
+            ),
+        },
+        optional={"fallbackTier": names, "outputCap": st.integers(1, 9), "reasoningEffort": st.sampled_from(["Low"])},
+    ),
+)
+uses = st.one_of(
+    st.fixed_dictionaries({"tier": names}),
+    st.fixed_dictionaries({"reject": st.fixed_dictionaries({}, optional={"status": st.integers(400, 499)})}),
+)
+header_matches = st.one_of(
+    st.fixed_dictionaries({"name": st.sampled_from(["x-a", "X-B"]), "value": st.sampled_from(["1", "2"])}),
+    st.fixed_dictionaries({"name": st.sampled_from(["x-a", "X-B"]), "type": st.just("Present")}),
+)
+matches = st.fixed_dictionaries(
+    {},
+    optional={
+        "hostnames": some(st.sampled_from(["h.com", "a.h.com", "*.h.com", "*.com"])),
+        "paths": some(st.sampled_from(["/", "/v1", "/v1/chat"])),
+        "models": st.lists(models, min_size=1, max_size=3, unique=True),
+        "headers": st.lists(header_matches, max_size=2),
+    },
+)
+whens = st.fixed_dictionaries(
+    {},
+    optional={
+        "intents": some(st.sampled_from(["code", "chat"])),
+        "complexity": st.fixed_dictionaries({"min": st.floats(0, 0.4), "max": st.floats(0.5, 1)}),
+        "tools": st.fixed_dictionaries({"offered": st.booleans()}),
+        "inputTokens": st.fixed_dictionaries({"min": st.integers(0, 9)}),
+        "headers": st.lists(header_matches, max_size=2),
+    },
+)
+rules = st.lists(
+    st.fixed_dictionaries({"name": names, "use": uses, "when": whens}), max_size=3, unique_by=lambda rule: rule["name"]
+)
+policies = st.builds(
+    lambda meta, spec: RoutingPolicy.model_validate({"metadata": meta, "spec": spec}),
+    metadata(),
+    st.fixed_dictionaries(
+        {"default": st.fixed_dictionaries({"use": uses})},
+        optional={"match": matches, "rules": rules, "streamUsage": st.sampled_from(["AsRequested", "Inject"])},
+    ),
+)
+pods = st.builds(
+    Pod,
+    namespaces,
+    st.sampled_from([f"pod-{number}" for number in range(6)]),
+    labels,
+    st.sampled_from(["", "10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::1"]),
+    st.booleans(),
+    st.sampled_from([0, 0, 8001]),
+)
+problems = st.builds(
+    Problem,
+    st.one_of(st.none(), st.builds(ObjectKey, st.sampled_from([*KINDS, "Pod"]), namespaces, names)),
+    st.sampled_from(["", "spec.x"]),
+    st.sampled_from(["Invalid", "Duplicate"]),
+    st.sampled_from(["is wrong", "is odd"]),
+    severity=st.sampled_from(list(Severity)),
+)
+
+
+def view_of(objects: Iterable[Object], pods: Iterable[Pod] = (), problems: Iterable[Problem] = ()) -> View:
+    """Of several objects of one name, the last."""
+    parts: dict[str, dict[ObjectKey, Any]] = {kind: {} for kind in KINDS}
+    for value in objects:
+        parts[value.kind][value.key] = value
+    return View(parts["ModelPool"], parts["ModelTier"], parts["RoutingPolicy"], tuple(pods), tuple(problems))
+
+
+objects_lists = st.tuples(st.lists(pools, max_size=6), st.lists(tiers, max_size=6), st.lists(policies, max_size=5)).map(
+    lambda parts: [*parts[0], *parts[1], *parts[2]]
+)
+unique_pods = st.lists(pods, max_size=8, unique_by=lambda pod: (pod.namespace, pod.name))
+views = st.builds(view_of, objects_lists, unique_pods, st.lists(problems, max_size=3))
+
+bounded = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def essence(result: Result) -> tuple[Any, ...]:
+    """All of a result, comparable to the byte and in order."""
+    return (
+        result.snapshot.SerializeToString(deterministic=True),
+        [(r.type_url, r.name, r.version, r.body) for r in resources(result)],
+        result.xds.version,
+        list(result.statuses.items()),
+        list(result.problems),
+    )
+
+
+def resources(result: Result) -> list[Resource]:
+    return [resource for named in result.xds.by_type.values() for resource in named.values()]
+
+
+def backwards(mapping: dict[Any, Any]) -> dict[Any, Any]:
+    return dict(reversed(mapping.items()))
+
+
+@bounded
+@given(views, st.randoms(use_true_random=False))
+def test_order_does_not_matter(view: View, random: Any) -> None:
+    def shuffled(items: Iterable[Any]) -> list[Any]:
+        out = list(items)
+        random.shuffle(out)
+        return out
+
+    other = View(
+        pools=dict(shuffled(view.pools.items())),
+        tiers=dict(shuffled(view.tiers.items())),
+        policies=dict(shuffled(view.policies.items())),
+        pods=tuple(
+            Pod(pod.namespace, pod.name, backwards(dict(pod.labels)), pod.ip, pod.ready, pod.port)
+            for pod in shuffled(view.pods)
+        ),
+        problems=tuple(shuffled(view.problems)),
+    )
+    assert essence(compile_view(view)) == essence(compile_view(other))
+
+
+@bounded
+@given(st.lists(pools, max_size=4))
+def test_order_of_labels_does_not_matter(found: list[ModelPool]) -> None:
+    turned = []
+    for pool in found:
+        data = pool.model_dump(by_alias=True, mode="json")
+        data["spec"]["labels"] = backwards(data["spec"]["labels"])
+        data["spec"]["backend"] = {name: part for name, part in data["spec"]["backend"].items() if part is not None}
+        if "pods" in data["spec"]["backend"]:
+            selector = data["spec"]["backend"]["pods"]["selector"]
+            selector["matchLabels"] = backwards(selector["matchLabels"])
+        turned.append(ModelPool.model_validate(data))
+    assert essence(compile_view(view_of(found))) == essence(compile_view(view_of(turned)))
+
+
+_ELSEWHERE = """
+import pickle, sys
+from ralb_operator.compile import compile_view
+views = pickle.load(sys.stdin.buffer)
+out = []
+for view in views:
+    result = compile_view(view)
+    bodies = [(r.type_url, r.name, r.version, r.body) for named in result.xds.by_type.values() for r in named.values()]
+    snapshot = result.snapshot.SerializeToString(deterministic=True)
+    out.append((snapshot, bodies, result.xds.version, list(result.statuses.items()), list(result.problems)))
+pickle.dump(out, sys.stdout.buffer)
+"""
+
+
+@settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(views, min_size=10, max_size=15))
+def test_another_process_gives_the_same_bytes(found: list[View]) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", _ELSEWHERE],
+        input=pickle.dumps(found),
+        capture_output=True,
+        env={**os.environ, "PYTHONHASHSEED": "4242"},
+        timeout=60,
+        check=True,
+    )
+    assert pickle.loads(run.stdout) == [essence(compile_view(view)) for view in found]
+
+
+other_pool = pools.map(lambda pool: _moved(pool))
+unrelated = st.tuples(
+    st.lists(other_pool, max_size=3),
+    st.lists(tiers.map(lambda tier: _moved(tier)), max_size=3),
+    st.lists(policies.map(lambda policy: _moved(policy, match={"models": ["elsewhere"]})), max_size=1),
+    st.lists(pods, max_size=3, unique_by=lambda pod: pod.name),
+)
+
+
+def _moved(value: Any, **spec: Any) -> Any:
+    """The object in a namespace that nothing else is in."""
+    changed = value.model_dump(by_alias=True, mode="json", exclude_none=True)
+    changed["metadata"]["namespace"] = "elsewhere"
+    changed["spec"].update(spec)
+    return type(value).model_validate(changed)
+
+
+@bounded
+@given(views, unrelated)
+def test_unrelated_changes_leave_everything_else_alone(view: View, added: Any) -> None:
+    more = view_of([*added[0], *added[1], *added[2]])
+    strangers = tuple(Pod("elsewhere", pod.name, pod.labels, pod.ip, pod.ready, pod.port) for pod in added[3])
+    bigger = View(
+        {**view.pools, **more.pools},
+        {**view.tiers, **more.tiers},
+        {**view.policies, **more.policies},
+        (*view.pods, *strangers),
+        view.problems,
+    )
+    before, after = compile_view(view), compile_view(bigger)
+    for resource in resources(before):
+        assert after.xds.get(resource.type_url)[resource.name] == resource
+    for key, status in before.statuses.items():
+        assert after.statuses[key] == status
+    for part in ("pools", "tiers", "policies"):
+        kept = [m for m in getattr(after.snapshot, part) if not m.id.startswith("elsewhere/")]
+        assert kept == list(getattr(before.snapshot, part))
+    assert [problem for problem in after.problems if not _is_elsewhere(problem)] == list(before.problems)
+
+
+def _is_elsewhere(problem: Problem) -> bool:
+    return problem.object is not None and problem.object.namespace == "elsewhere"
+
+
+@bounded
+@given(views)
+def test_endpoints_are_the_ready_pods_that_match(view: View) -> None:
+    result = compile_view(view)
+    for pool in result.snapshot.pools:
+        namespace, _, name = pool.id.partition("/")
+        backend = view.pools[ObjectKey("ModelPool", namespace, name)].spec.backend.pods
+        expected = set()
+        if backend is not None:
+            for pod in view.pods:
+                carries = all(pod.labels.get(k) == v for k, v in backend.selector.match_labels.items())
+                if pod.namespace == namespace and pod.ready and pod.ip and carries:
+                    host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
+                    expected.add(f"{host}:{pod.port or backend.port}")
+            assert {pod.name for pod in view.pods} >= {endpoint.name for endpoint in pool.endpoints}
+        addresses = [endpoint.address for endpoint in pool.endpoints]
+        assert addresses == sorted(expected)
+        assert (pool.id in result.xds.get(ENDPOINTS)) == (backend is not None)
+        if backend is not None:
+            assert _envoy_addresses(result.xds.get(ENDPOINTS)[pool.id]) == (expected or {"/dev/null"})
+
+
+def _envoy_addresses(resource: Resource) -> set[str]:
+    out = set()
+    for endpoint in decode_resource(resource)["endpoints"][0]["lb_endpoints"]:
+        address = endpoint["endpoint"]["address"]
+        if "pipe" in address:
+            out.add(address["pipe"]["path"])
+        else:
+            host, port = address["socket_address"]["address"], address["socket_address"]["port_value"]
+            out.add(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    return out
+
+
+def _tiers_used(snapshot: Snapshot) -> set[str]:
+    actions = [policy.default_action for policy in snapshot.policies]
+    actions += [rule.action for policy in snapshot.policies for rule in policy.rules]
+    assert all(action.WhichOneof("use") for action in actions)
+    return {action.tier for action in actions if action.WhichOneof("use") == "tier"}
+
+
+@bounded
+@given(views)
+def test_the_snapshot_hangs_together(view: View) -> None:
+    result = compile_view(view)
+    snapshot = result.snapshot
+    tiers = {tier.id for tier in snapshot.tiers}
+    pools = {pool.id for pool in snapshot.pools}
+    assert [pool.id for pool in snapshot.pools] == sorted(pools)
+    assert [tier.id for tier in snapshot.tiers] == sorted(tiers)
+    assert _tiers_used(snapshot) <= tiers
+    for tier in snapshot.tiers:
+        assert tier.pools
+        assert {pool.pool for pool in tier.pools} <= pools
+        assert set(tier.fallback_tiers) <= tiers - {tier.id}
+        assert len(set(tier.fallback_tiers)) == len(tier.fallback_tiers)
+    for pool in snapshot.pools:
+        assert {pool.cluster, pool.rewrite_cluster} <= set(result.xds.get(CLUSTER))
+    RoutingTable.of(snapshot)
+
+
+@bounded
+@given(views)
+def test_no_two_policies_claim_the_same(view: View) -> None:
+    claimed = set()
+    for policy in compile_view(view).snapshot.policies:
+        headers = frozenset((header.name, header.type, header.value) for header in policy.headers)
+        for host in policy.hostnames or [""]:
+            for path in policy.paths or [""]:
+                for model in policy.models:
+                    assert (host, path, model, headers) not in claimed
+                    claimed.add((host, path, model, headers))
+
+
+@bounded
+@given(views)
+def test_every_object_has_a_status(view: View) -> None:
+    result = compile_view(view)
+    objects: dict[ObjectKey, Object] = {**view.pools, **view.tiers, **view.policies}
+    assert set(objects) <= set(result.statuses)
+    for key, status in result.statuses.items():
+        types = [condition.type for condition in status.conditions]
+        if key not in objects:
+            assert types == [ConditionType.ACCEPTED]
+            assert not status.conditions[0].status
+            continue
+        assert types == list(ConditionType)[: 3 if key.kind == "ModelPool" else 2]
+        assert status.generation == objects[key].metadata.generation
+        errors = [p for p in result.problems if p.object == key and p.severity is Severity.ERROR]
+        judged = [condition.status for condition in status.conditions if condition.type is not ConditionType.READY]
+        assert all(judged) == (not errors)
+
+
+@bounded
+@given(views, views)
+def test_versions_change_exactly_when_content_does(one: View, other: View) -> None:
+    first, second = compile_view(one), compile_view(other)
+    versions = first.snapshot.version, second.snapshot.version
+    for result in (first, second):
+        result.snapshot.version = ""
+    assert (versions[0] == versions[1]) == (first.snapshot == second.snapshot)
+    assert (first.xds.version == second.xds.version) == (
+        sorted(map(_key, resources(first))) == sorted(map(_key, resources(second)))
+    )
+    bodies = {(r.type_url, r.name): r for r in resources(first)}
+    for resource in resources(second):
+        known = bodies.get((resource.type_url, resource.name))
+        assert known is None or (known.version == resource.version) == (known.body == resource.body)
+
+
+def _key(resource: Resource) -> tuple[str, str, bytes]:
+    return (resource.type_url, resource.name, resource.body)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.data())
+def test_fallback_chains_end_whatever_points_where(count: int, data: st.DataObject) -> None:
+    pool = ModelPool.model_validate(
+        {
+            "metadata": {"name": "p"},
+            "spec": {"model": {"name": "m"}, "backend": {"pods": {"selector": {"matchLabels": {"a": "b"}}}}},
+        }
+    )
+    targets = data.draw(st.lists(st.integers(-1, count), min_size=count, max_size=count))
+    found = []
+    for number, target in enumerate(targets):
+        spec: dict[str, Any] = {"level": 1, "pools": [{"name": data.draw(st.sampled_from(["p", "p", "gone"]))}]}
+        if target >= 0:
+            spec["fallbackTier"] = f"t{target}"
+        found.append(ModelTier.model_validate({"metadata": {"name": f"t{number}"}, "spec": spec}))
+    result = compile_view(view_of([pool, *found]))
+    circular = {problem.object for problem in result.problems if problem.reason == "Cycle"}
+    for number in range(count):
+        # By definition: whoever comes back to himself is on a circle.
+        step, seen = targets[number], set()
+        while 0 <= step < count and step not in seen and step != number:
+            seen.add(step)
+            step = targets[step]
+        key = ObjectKey("ModelTier", "default", f"t{number}")
+        assert (key in circular) == (step == number)
+    for tier in result.snapshot.tiers:
+        assert len(tier.fallback_tiers) <= 16
+        assert tier.id not in tier.fallback_tiers
+        assert len(set(tier.fallback_tiers)) == len(tier.fallback_tiers)
