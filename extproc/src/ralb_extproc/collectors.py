@@ -104,7 +104,7 @@ class StateCollector(Collector):
         pods, watched = self._pods, self._watched
         yield GaugeMetricFamily("ralb_flights", "Requests in flight that are tracked.", value=len(pods.ledger))
         yield CounterMetricFamily("ralb_flights_lost", "Flights let go without an outcome.", value=pods.lost)
-        yield GaugeMetricFamily("ralb_prefix_entries", "Entries of the prefix index.", value=len(pods.prefix))
+        yield GaugeMetricFamily("ralb_prefix_entries", "Entries of the prefix index.", value=pods.prefix_entries)
         info = GaugeMetricFamily("ralb_snapshot_info", "The snapshot in use.", labels=["version"])
         if watched.snapshot_version:
             info.add_metric([watched.snapshot_version], 1)

@@ -130,8 +130,8 @@ def test_prompt_moves_to_the_pod_that_served():
     world = World()
     world.begin("a:1", "a:2")
     world.learn(attempts=2, upstream="a:2")
-    slot = world.slot("a:2")
-    assert world.pods.prefix.hits(PREFIX, slice(slot, slot + 1), 100)[0] > 99
+
+    assert world.pods.prefix_hits(PREFIX, world.pods.view("ns/a"), 100)[1] > 99
 
 
 def test_pod_gone_meanwhile():

@@ -69,7 +69,7 @@ def test_least_loaded_first_then_in_order():
 def test_warm_pod_wins_until_its_load_outweighs_the_warmth():
     world = World(pool("a", 2))
     prompt = hash_blocks(b"x" * 4096)
-    world.pods.prefix.record(prompt, world.slot("a-0"))
+    world.pods.record_prefix(prompt, world.slot("a-0"))
     ask = Ask(1000, 100, prompt)
     world.say("a-0", 0, 20)
     world.say("a-1", 0, 1)

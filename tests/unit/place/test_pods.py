@@ -206,11 +206,11 @@ class TestObserve:
         pods = table()
         slot = pods.slot("ns/p", "10.0.0.0:80")
         prompt = hash_blocks(b"x" * 1000)
-        pods.prefix.record(prompt, slot)
+        pods.record_prefix(prompt, slot)
         pods.observe(slot, PodSample(1.0, 0, 0, prefix_queries=100, prefix_hits=50), 1.0)
-        assert pods.prefix.hits(prompt, slice(slot, slot + 1), 1000)[0] > 0
+        assert pods.prefix_hits(prompt, pods.view("ns/p"), 1000)[0] > 0
         pods.observe(slot, PodSample(2.0, 0, 0, prefix_queries=5, prefix_hits=0), 2.0)
-        assert pods.prefix.hits(prompt, slice(slot, slot + 1), 1000) is None
+        assert pods.prefix_hits(prompt, pods.view("ns/p"), 1000) is None
         assert pods.data[col.FIRST_SEEN, slot] == 2.0
 
     def test_unknown_slots_are_ignored(self):
@@ -223,6 +223,29 @@ class TestObserve:
         pods.unreachable(999, 1.0)
         pods.learn_hits(999, 1.0, 1.0)
         assert (pods.data == before).all()
+
+
+class TestPrefixes:
+    def test_each_pool_has_its_own(self):
+        pods = table(pool("ns/p"), pool("ns/q"))
+        prompt = hash_blocks(b"x" * 1000)
+        pods.record_prefix(prompt, pods.slot("ns/p", "10.0.0.0:80"))
+        assert pods.prefix_hits(prompt, pods.view("ns/p"), 1000).tolist() == [768, 0]
+        assert pods.prefix_hits(prompt, pods.view("ns/q"), 1000) is None
+        pods.record_prefix(prompt, -1)
+        assert pods.prefix_entries == 3
+        pods.update([pool("ns/q")], 1.0)
+        assert pods.prefix_entries == 0
+
+    def test_index_follows_the_size_of_the_caches(self):
+        pods = table(pool(count=4))
+        index = pods._prefixes["ns/p"]
+        assert index.capacity == 0
+        for i in range(2):
+            pods.observe(pods.slot("ns/p", f"10.0.0.{i}:80"), PodSample(1.0, 0, 0, kv_capacity=1000.0 * (i + 1)), 1.0)
+        assert index.capacity == 6000
+        pods.update([pool(count=2)], 2.0)
+        assert index.capacity == 3000
 
 
 class TestFailures:
@@ -252,10 +275,10 @@ class TestFailures:
         pods = table()
         slot = pods.slot("ns/p", "10.0.0.0:80")
         prompt = hash_blocks(b"x" * 1000)
-        pods.prefix.record(prompt, slot)
+        pods.record_prefix(prompt, slot)
         for second in range(30):
             pods.unreachable(slot, float(second))
-        assert pods.prefix.hits(prompt, slice(slot, slot + 1), 1000) is None
+        assert pods.prefix_hits(prompt, pods.view("ns/p"), 1000) is None
         assert pods.data[col.PROBE_AT, slot] <= 10.0
 
 
@@ -267,6 +290,18 @@ class TestLearning:
             pods.begin("r", slot, 4000, 1, i * 100.0)
             pods.learn_prefill(pods.finish("r"), 2.0)
         assert pods.data[col.PREFILL_RATE, slot] == pytest.approx(2000, rel=0.01)
+
+    def test_replicas_share_their_prefill_rate_and_pools_do_not(self):
+        pods = table(pool("ns/p"), pool("ns/q"))
+        slot = pods.slot("ns/p", "10.0.0.0:80")
+        pods.begin("r", slot, 4000, 1, 0.0)
+        pods.learn_prefill(pods.finish("r"), 2.0)
+        rate = pods.data[col.PREFILL_RATE, slot]
+        assert rate < col.INITIAL_PREFILL_RATE
+        pods.update([pool("ns/p", count=3), pool("ns/q")], 1.0)
+        for i in range(3):
+            assert pods.data[col.PREFILL_RATE, pods.slot("ns/p", f"10.0.0.{i}:80")] == rate
+        assert pods.data[col.PREFILL_RATE, pods.slot("ns/q", "10.0.0.0:80")] == col.INITIAL_PREFILL_RATE
 
     def test_tiny_prompts_say_nothing(self):
         pods = table()

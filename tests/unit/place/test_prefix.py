@@ -1,7 +1,6 @@
 import random
 from itertools import pairwise
 
-import numpy as np
 import pytest
 
 from ralb_extproc.place import PrefixIndex, hash_blocks
@@ -14,7 +13,7 @@ def text(seed, size):
 
 def hits(index, data, count, tokens=None, seed=0):
     prefix = hash_blocks(data, seed)
-    got = index.hits(prefix, slice(0, count), tokens if tokens is not None else len(data))
+    got = index.hits(prefix, tuple(range(count)), tokens if tokens is not None else len(data))
     return [0.0] * count if got is None else got.tolist()
 
 
@@ -50,7 +49,6 @@ def test_short_and_huge_prompts():
 
 def test_hits_in_tokens():
     index = PrefixIndex()
-    index.reserve(8)
     index.record(hash_blocks(text(1, 2560)), 0)
     index.record(hash_blocks(text(1, 5120)[:5120]), 3)
     got = hits(index, text(1, 5120), 8, tokens=1280)
@@ -63,14 +61,13 @@ def test_hits_in_tokens():
 def test_nothing_known_is_none():
     index = PrefixIndex()
     index.record(hash_blocks(b"a" * 1000), 0)
-    assert index.hits(hash_blocks(b"b" * 1000), slice(0, 1), 100) is None
-    assert index.hits(hash_blocks(b""), slice(0, 1), 100) is None
+    assert index.hits(hash_blocks(b"b" * 1000), (0,), 100) is None
+    assert index.hits(hash_blocks(b""), (0,), 100) is None
 
 
 def test_many_pods_with_a_shared_head_against_a_plain_model():
     rng = random.Random(5)
     index = PrefixIndex()
-    index.reserve(300)
     head = text("head", 2048)
     stored = {}
     for slot in range(0, 300, 2):
@@ -80,7 +77,7 @@ def test_many_pods_with_a_shared_head_against_a_plain_model():
         stored[slot] = depth
     got = hits(index, head, 300)
     assert got == [float(stored.get(slot, 0) * 256) for slot in range(300)]
-    array = index.hits(hash_blocks(head), np.array([4, 2, 0]), len(head))
+    array = index.hits(hash_blocks(head), (4, 2, 0), len(head))
     assert array.tolist() == [float(stored[s] * 256) for s in (4, 2, 0)]
 
 
@@ -118,8 +115,31 @@ def test_bounded_and_recent_survive():
         index.record(keep, 1)
         assert len(index) <= 2 * 1000 + MAX_BLOCKS
         assert len(index._dying) <= 1000 + MAX_BLOCKS
-    assert index.hits(keep, slice(1, 2), 100)[0] > 99
-    assert index.hits(hash_blocks(text(0, 2048)), slice(0, 1), 100) is None
+    assert index.hits(keep, (1,), 100)[0] > 99
+    assert index.hits(hash_blocks(text(0, 2048)), (0,), 100) is None
+
+
+def test_what_the_caches_must_have_evicted_is_forgotten():
+    index = PrefixIndex()
+    index.capacity = 10_000  # tokens, 40 kB
+    first = hash_blocks(text("first", 4096))
+    index.record(first, 0)
+    for i in range(4):
+        index.record(hash_blocks(text(i, 4096)), 0)
+    assert index.hits(first, (0,), 100) is not None
+    for i in range(4, 20):
+        index.record(hash_blocks(text(i, 4096)), 0)
+    assert index.hits(first, (0,), 100) is None
+    assert index.hits(hash_blocks(text(19, 4096)), (0,), 100) is not None
+
+
+def test_the_same_prompt_again_takes_no_room():
+    index = PrefixIndex()
+    index.capacity = 10_000
+    first = hash_blocks(text("first", 4096))
+    for _ in range(100):
+        index.record(first, 0)
+    assert index._rotations == 0
 
 
 def test_churn_without_traffic_stays_bounded():

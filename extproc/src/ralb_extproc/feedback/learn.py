@@ -170,7 +170,7 @@ class Learner:
         if slot < 0:
             return
         if slot != flight.slot:
-            self.pods.prefix.record(info.prefix, slot)
+            self.pods.record_prefix(info.prefix, slot)
             return
         if outcome.attempts > 1:
             return

@@ -166,8 +166,7 @@ def commit(pods: PodTable, request_id: str, placement: Placement, plan: Plan, as
     )
     slot = attempts[0][0]
     pods.begin(request_id, slot, placement.uncached_tokens, ask.output_tokens, now, info)
-    if slot >= 0:
-        pods.prefix.record(ask.prefix, slot)
+    pods.record_prefix(ask.prefix, slot)
 
 
 def _ordered(
@@ -210,7 +209,7 @@ def _option(
     if spare:
         ranking = rank_spare(state, ask.input_tokens)
     else:
-        hits = pods.prefix.hits(ask.prefix, view.select, ask.input_tokens) if ask.prefix.hashes else None
+        hits = pods.prefix_hits(ask.prefix, view, ask.input_tokens)
         ranking = rank(pods.block(view), state, view.cap, ask.input_tokens, hits, now, dice, want)
     return _Option(candidate, pool, view, ranking, ranking.best, max(1, ranking.usable), state.measured, state.queue)
 

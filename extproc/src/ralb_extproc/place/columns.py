@@ -30,7 +30,7 @@ BACKLOG_AT: Final = 10
 FAILURES: Final = 11  # consecutive
 FAILED_AT: Final = 12
 PROBE_AT: Final = 13  # when a failing pod may next be tried first
-PREFILL_RATE: Final = 14  # tokens per second
+PREFILL_RATE: Final = 14  # tokens per second; the same for all pods of a pool
 HIT_TRUST: Final = 15  # share of expected prefix hits that came true, 0 to 1
 # Bookkeeping.
 FIRST_SEEN: Final = 16  # -inf for pods that were there before us

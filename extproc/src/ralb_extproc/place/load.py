@@ -123,7 +123,7 @@ def load(block: Floats, trust: Floats, typical: float) -> Floats:
 def backlog(block: Floats, now: float) -> Floats:
     """Prefill tokens we have queued on each pod and that it cannot have worked off yet.
 
-    A leaky bucket: filled by the uncached tokens of each request placed, drained at the pod's learned prefill rate.
+    A leaky bucket: filled by the uncached tokens of each request placed, drained at the pool's learned prefill rate.
     """
     out: Floats = block[col.BACKLOG_AT] - now
     out *= block[col.PREFILL_RATE]

@@ -17,7 +17,8 @@ from ralb_extproc.place import columns as col
 from ralb_extproc.place.columns import Floats
 from ralb_extproc.place.ledger import NO_INFO, Flight, FlightInfo, Ledger
 from ralb_extproc.place.load import STEADY_SECONDS, Steady, steady
-from ralb_extproc.place.prefix import PrefixIndex
+from ralb_extproc.place.prefix import Prefix
+from ralb_extproc.place.prefixes import PoolPrefixes
 from ralb_extproc.place.sample import PodSample
 from ralb_extproc.place.views import Change, PodKey, PoolView, select
 
@@ -42,13 +43,12 @@ class PodTable:
     """State of all pods.
 
     Args:
-        prefix: the prefix index to keep in step; a default one if not given.
         ledger_limit: most requests in flight that are tracked; beyond it the oldest is let go.
         ttl: seconds after which a flight without outcome is let go.
+        prefix_entries: most prefix blocks in each of the two generations of all pools' indexes together.
     """
 
-    def __init__(self, prefix: PrefixIndex | None = None, *, ledger_limit: int = 50_000, ttl: float = 900.0) -> None:
-        self.prefix = prefix if prefix is not None else PrefixIndex()
+    def __init__(self, *, ledger_limit: int = 50_000, ttl: float = 900.0, prefix_entries: int = 131_072) -> None:
         self.ledger = Ledger(ledger_limit, ttl)
         self.data: Floats = col.empty(16)
         self.lost = 0  # flights let go without an outcome
@@ -58,6 +58,7 @@ class PodTable:
         self._recent: list[deque[Flight]] = [deque() for _ in range(16)]
         self._views: dict[str, PoolView] = {}
         self._steady: dict[str, Steady] = {}
+        self._prefixes = PoolPrefixes(prefix_entries)
 
     # ---- which pods there are ----
 
@@ -134,7 +135,7 @@ class PodTable:
             views[pool_id] = PoolView(pool_id, addresses, slots, select(slots), cap)
         self._views = views
         self._steady.clear()
-        self.prefix.reserve(len(self._keys))
+        self._prefixes.follow(views, self.data)
         return Change(tuple(added), tuple(dropped), refused)
 
     def _allocate(self, count: int) -> list[int]:
@@ -160,13 +161,38 @@ class PodTable:
         self._slot_of[pool, address] = slot
         col.reset(self.data, slot)
         self.data[col.FIRST_SEEN, slot] = first_seen
+        view = self._views.get(pool)
+        peer = (
+            next((s for a, s in zip(view.addresses, view.slots, strict=True) if (pool, a) in self._slot_of), -1)
+            if view
+            else -1
+        )
+        if peer >= 0:
+            self.data[col.PREFILL_RATE, slot] = self.data[col.PREFILL_RATE, peer]
 
     def _drop(self, pool: str, address: str, slot: int) -> None:
         del self._slot_of[pool, address]
         self._keys[slot] = None
         self._recent[slot] = deque()
         col.reset(self.data, slot)
-        self.prefix.forget(slot)
+        self._prefixes[pool].forget(slot)
+
+    # ---- prefixes ----
+
+    @property
+    def prefix_entries(self) -> int:
+        """Entries in the prefix indexes of all pools."""
+        return len(self._prefixes)
+
+    def prefix_hits(self, prefix: Prefix, view: PoolView, tokens: int) -> Floats | None:
+        """See ``PrefixIndex.hits``; by position in the view."""
+        return self._prefixes.hits(prefix, view, tokens)
+
+    def record_prefix(self, prefix: Prefix, slot: int) -> None:
+        """Note that a pod was sent a prompt."""
+        key = self.key(slot)
+        if key is not None:
+            self._prefixes[key.pool].record(prefix, slot)
 
     # ---- requests ----
 
@@ -266,9 +292,10 @@ class PodTable:
             self.succeed(slot)
         if sample.kv_usage is not None:
             data[col.KV_USAGE, slot] = sample.kv_usage
-        if sample.kv_capacity is not None:
+        if sample.kv_capacity is not None and sample.kv_capacity != data[col.KV_CAPACITY, slot]:
             data[col.KV_CAPACITY, slot] = sample.kv_capacity
-        self._observe_prefix(slot, sample)
+            self._prefixes.measure(self._views[key.pool], data)
+        self._observe_prefix(slot, key, sample)
         if sample.waiting is None or sample.running is None:
             return
         data[col.WAITING, slot] = sample.waiting
@@ -280,14 +307,14 @@ class PodTable:
             self._leave_recent(recent.popleft())
         data[col.SEEN, slot] = sample.waiting + sample.running + data[col.SINCE, slot]
 
-    def _observe_prefix(self, slot: int, sample: PodSample) -> None:
+    def _observe_prefix(self, slot: int, key: PodKey, sample: PodSample) -> None:
         """Rates from the prefix cache counters. Counters that fall mean a new process: its cache is empty."""
         if sample.prefix_queries is None or sample.prefix_hits is None:
             return
         data = self.data
         last, seconds = float(data[col.LAST_QUERIES, slot]), sample.started - float(data[col.SCRAPED_AT, slot])
         if last >= 0.0 and sample.prefix_queries < last:
-            self.prefix.forget(slot)
+            self._prefixes[key.pool].forget(slot)
             data[col.FIRST_SEEN, slot] = sample.started
             data[[col.QUERY_RATE, col.HIT_RATE], slot] = 0.0
         elif last >= 0.0 and 0.0 < seconds < np.inf:
@@ -304,11 +331,12 @@ class PodTable:
 
         It is still probed by a request now and then, since the scraper's way to it may be shut alone. Its cache is gone.
         """
-        if self.key(slot) is not None and not self.data[col.UNREACHABLE, slot]:
+        key = self.key(slot)
+        if key is not None and not self.data[col.UNREACHABLE, slot]:
             self.data[col.FAILURES, slot] = max(_UNREACHABLE_AS, float(self.data[col.FAILURES, slot]))
             self.fail(slot, now)
             self.data[col.UNREACHABLE, slot] = 1.0
-            self.prefix.forget(slot)
+            self._prefixes[key.pool].forget(slot)
 
     # ---- how requests went ----
 
@@ -332,15 +360,18 @@ class PodTable:
             self.data[col.PROBE_AT, slot] = -np.inf
 
     def learn_prefill(self, flight: Flight, ttft: float) -> None:
-        """Correct the pod's prefill rate by the time to first token (seconds) of a flight it served.
+        """Correct the prefill rate of a pool by the time to first token (seconds) of a flight one of its pods served.
 
-        The sample is (backlog ahead + own uncached tokens) / TTFT; small prompts say nothing and are passed over.
+        The sample is (backlog ahead + own uncached tokens) / TTFT; small prompts say nothing and are passed over. The rate is
+        the pool's, not the pod's: its pods are replicas, and single samples are far too noisy to tell them apart.
         """
         tokens = flight.ahead + flight.uncached
-        if ttft > 0.0 and tokens >= _PREFILL_LEARN_TOKENS and self.is_current(flight.slot, flight.generation):
-            rate = min(max(tokens / ttft, _PREFILL_RATE_MIN), _PREFILL_RATE_MAX)
-            self.data[col.PREFILL_RATE, flight.slot] **= 1.0 - _LEARN
-            self.data[col.PREFILL_RATE, flight.slot] *= rate**_LEARN
+        key = self.key(flight.slot)
+        if ttft <= 0.0 or tokens < _PREFILL_LEARN_TOKENS or key is None or key.generation != flight.generation:
+            return
+        rate = min(max(tokens / ttft, _PREFILL_RATE_MIN), _PREFILL_RATE_MAX)
+        old = float(self.data[col.PREFILL_RATE, flight.slot])
+        self.data[col.PREFILL_RATE, self._views[key.pool].select] = old ** (1.0 - _LEARN) * rate**_LEARN
 
     def learn_hits(self, slot: int, expected: float, actual: float) -> None:
         """Correct the trust in expected prefix hits of a pod.

@@ -6,10 +6,11 @@ everything up to its end. The index maps a hash to the set of pods (an int used 
 Blocks grow with depth (256 bytes, about 64 tokens, at first; never more than 1/64 of their offset beyond 16 KiB), which keeps
 any prompt under ``MAX_BLOCKS`` blocks at a bounded relative error.
 
-Bounded by two generations: what is touched goes to the young one; when that is full it becomes the old one, and the old one is
-dropped a few entries at a time. An entry takes about 200 bytes with up to 60 pods, plus 1 byte per 7.5 pods beyond: the default
-of 2 x 131,072 entries stays under 60 MB at 64 pods and 75 MB at 512. A bit of a gone pod is used again only when no entry can
-carry it any more.
+There is one index per pool, bounded by two generations: what is touched goes to the young one; when that is full it becomes the
+old one, and the old one is dropped a few entries at a time. A generation is full at three quarters of what the pods' caches hold
+together, so that what they will have evicted is forgotten at about the same time; and at a number of entries, for memory. An
+entry takes 130 to 200 bytes with up to 60 pods, plus 1 byte per 7.5 pods beyond. A bit of a gone pod is used again only when no
+entry can carry it.
 """
 
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ _SPANS: Final = tuple(pairwise(_BOUNDS))
 MAX_BLOCKS: Final = len(_SPANS)
 _DRAIN: Final = 64
 _FEW: Final = 4
+# Prompt bytes per token of cache at which a generation is full: 4 bytes a token, and 3/4 of the caches, which on a trace of
+# prompts far larger than the caches found more true hits than 1/2 and far fewer false ones than 1.
+_FULL_BYTES: Final = 4.0 * 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +91,24 @@ class PrefixIndex:
 
     Args:
         entries: most blocks in each of the two generations.
+
+    Attributes:
+        entries: the same; may be changed.
+        capacity: tokens that the pods' caches hold together; 0 = unknown.
     """
 
     def __init__(self, entries: int = 131_072) -> None:
         if entries < 1:
             raise ValueError(f"a prefix index needs room for at least one entry, not {entries}")
         self.entries = entries
+        self.capacity = 0.0
+        self._stored = 0.0  # bytes of prompt that entered pods' caches during the young generation
         self._young: dict[int, int] = {}
         self._old: dict[int, int] = {}
         self._dying: dict[int, int] = {}
         self._bit: dict[int, int] = {}  # slot -> bit
-        self._bits_of: Slots = np.full(64, -1, dtype=np.intp)  # the same by slot; -1 = none
+        self._asked: tuple[int, ...] = ()  # the slots hits was last asked about, and their bits; -1 = none
+        self._asked_bits: Slots = np.empty(0, dtype=np.intp)
         self._live = 0  # mask of bits in use
         self._free: list[int] = []
         self._retired: list[tuple[int, int]] = []  # (rotation at which it was retired, bit)
@@ -106,12 +117,6 @@ class PrefixIndex:
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
-
-    def reserve(self, slots: int) -> None:
-        """Be ready for slots below this number; ``hits`` must not be asked about others."""
-        have = len(self._bits_of)
-        if slots > have:
-            self._bits_of = np.concatenate([self._bits_of, np.full(max(have, slots - have), -1, dtype=np.intp)])
 
     def record(self, prefix: Prefix, slot: int) -> None:
         """Note that a pod was sent this prompt (it will hold it soon)."""
@@ -123,23 +128,28 @@ class PrefixIndex:
         mask = 1 << bit
         live = self._live
         young, old = self._young, self._old
-        for h in prefix.hashes:
+        new = 0
+        for (start, end), h in zip(_SPANS, prefix.hashes, strict=False):
             known = young.get(h)
             if known is None:
                 known = old.get(h, 0) & live
+                new += end - start
+            elif not known & mask:
+                new += end - start
             young[h] = known | mask
+        self._stored += new
         dying = self._dying
         for _ in range(min(len(dying), _DRAIN + 4 * len(prefix.hashes))):
             dying.popitem()
-        if len(young) >= self.entries:
+        if len(young) >= self.entries or self._stored > self.capacity * _FULL_BYTES > 0.0:
             self._rotate()
 
-    def hits(self, prefix: Prefix, slots: slice | Slots, tokens: int) -> Floats | None:
+    def hits(self, prefix: Prefix, slots: tuple[int, ...], tokens: int) -> Floats | None:
         """Prompt tokens each pod is expected to hold already.
 
         Args:
             prefix: the prompt.
-            slots: the pods to compare.
+            slots: the pods to compare; asking with the same tuple again is cheap.
             tokens: length of the prompt in tokens; blocks are converted to tokens by their share of the prompt's bytes.
 
         Returns:
@@ -166,7 +176,10 @@ class PrefixIndex:
             by_bit = self._set(by_bit, mask, _BOUNDS[depth] * scale)
         if by_bit is None:
             return None
-        out: Floats = by_bit[self._bits_of[slots]]
+        if slots is not self._asked:
+            self._asked = slots
+            self._asked_bits = np.array([self._bit.get(slot, -1) for slot in slots], dtype=np.intp)
+        out: Floats = by_bit[self._asked_bits]
         return out
 
     def _set(self, by_bit: Floats | None, mask: int, value: float) -> Floats:
@@ -188,7 +201,7 @@ class PrefixIndex:
         bit = self._bit.pop(slot, None)
         if bit is None:
             return
-        self._bits_of[slot] = -1
+        self._asked = ()
         self._live &= ~(1 << bit)
         self._retired.append((self._rotations, bit))
         if len(self._retired) > 4096:  # endless churn without traffic: start anew rather than let bit sets grow
@@ -203,14 +216,14 @@ class PrefixIndex:
             bit = self._bits
             self._bits += 1
         self._bit[slot] = bit
-        self.reserve(slot + 1)
-        self._bits_of[slot] = bit
+        self._asked = ()
         self._live |= 1 << bit
         return bit
 
     def _rotate(self) -> None:
         self._dying, self._old, self._young = self._old, self._young, {}
         self._rotations += 1
+        self._stored = 0.0
         # Young entries may hold a bit retired while they were young; two rotations later both generations are newer.
         while self._retired and self._retired[0][0] + 2 <= self._rotations:
             self._free.append(self._retired.pop(0)[1])
