@@ -5,6 +5,7 @@ from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from ralb.v1.snapshot_pb2 import ENGINE_GENERIC, ENGINE_SGLANG, ENGINE_VLLM, Endpoint, Pool
 from ralb_extproc.metrics import FetchError, Kind, Scraper
@@ -124,6 +125,29 @@ async def test_only_the_needed_series_are_asked_for():
     async with Server(answer) as server, scraping(pool(server.address)) as (_, scraper):
         await until(lambda: scraper.scrapes >= 2)
         assert all("name%5B%5D=vllm%3Anum_requests_waiting" in t for t in server.targets)
+
+
+async def test_what_prometheus_client_filters_is_enough():
+    registry = CollectorRegistry()
+    for name, number in (("num_requests_waiting", 3), ("num_requests_running", 4), ("kv_cache_usage_perc", 0.5)):
+        Gauge(f"vllm:{name}", "x", ["engine"], registry=registry).labels("0").set(number)
+    Gauge("vllm:unwanted", "x", registry=registry)
+    Counter("vllm:prefix_cache_queries", "x", ["engine"], registry=registry).labels("0").inc(100)
+    Counter("vllm:prefix_cache_hits", "x", ["engine"], registry=registry).labels("0").inc(40)
+    pages = []
+
+    def answer(target):
+        names = parse_qs(urlsplit(target).query)["name[]"]
+        pages.append(generate_latest(registry.restricted_registry(names)))
+        return http(pages[-1])
+
+    async with Server(answer) as server, scraping(pool(server.address)) as (pods, scraper):
+        await until(lambda: scraper.scrapes >= 2)
+        assert all("?" in target for target in server.targets)
+        assert b"unwanted" not in pages[0]
+        assert value(pods, server.address, col.RUNNING) == 4
+        assert value(pods, server.address, col.LAST_QUERIES) == 100
+        assert value(pods, server.address, col.LAST_HITS) == 40
 
 
 @pytest.mark.parametrize("refusal", [http(b"", status=b"400 Bad Request"), http(b"# nothing by these names\n")])
