@@ -129,7 +129,8 @@ pods = st.builds(
 )
 problems = st.builds(
     Problem,
-    st.one_of(st.none(), st.builds(ObjectKey, st.sampled_from([*KINDS, "Pod"]), namespaces, names)),
+    # Few objects, so that several problems of one object are common.
+    st.sampled_from([None, *(ObjectKey(kind, "a", name) for kind in (*KINDS, "Pod") for name in ("x", "broken"))]),
     st.sampled_from(["", "spec.x"]),
     st.sampled_from(["Invalid", "Duplicate"]),
     st.sampled_from(["is wrong", "is odd"]),
@@ -149,7 +150,7 @@ objects_lists = st.tuples(st.lists(pools, max_size=6), st.lists(tiers, max_size=
     lambda parts: [*parts[0], *parts[1], *parts[2]]
 )
 unique_pods = st.lists(pods, max_size=8, unique_by=lambda pod: (pod.namespace, pod.name))
-views = st.builds(view_of, objects_lists, unique_pods, st.lists(problems, max_size=3))
+views = st.builds(view_of, objects_lists, unique_pods, st.lists(problems, max_size=8))
 
 bounded = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
