@@ -42,6 +42,8 @@ _PARTING: Final = str.maketrans(
 )
 # What often stands between an instruction and its material.
 _BORDER: Final = re.compile(r"(?<=\w{3})(?::\s|\n)")
+# Room for an instruction of ``INSTRUCTION`` words; looking for its border any further would cost more than all the rest.
+_STATED: Final = 256
 _DIGITS: Final = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))
 _SYMBOLS: Final = re.compile(r"[√∑∏∫∂≤≥≠±\u00d7÷∈∀∃⇒∞π]")
 _CODE_STARTS: Final = (
@@ -132,7 +134,7 @@ def observe(request: Request) -> Features:
     opening = next((name for name in map(FAMILY.get, words[:OPENING]) if name in _TASKS), None) or ""
     if opening in _ON_MATERIAL and len(words) > INSTRUCTION + OPENING:
         # What follows is the material, whose words say nothing about the task.
-        stated = _BORDER.split(task, maxsplit=1)[0].translate(_PARTING).split()[:INSTRUCTION]
+        stated = _BORDER.split(task[:_STATED], maxsplit=1)[0].translate(_PARTING).split()[:INSTRUCTION]
         families = _families(" ".join(stated), stated, spaceless > 0)
     else:
         families = _families(task, words, spaceless > 0)
