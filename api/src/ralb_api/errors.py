@@ -17,6 +17,7 @@ class Code(StrEnum):
     INVALID_JSON = "invalid_json"
     INVALID_REQUEST = "invalid_request"
     BODY_REQUIRED = "body_required"
+    REQUEST_TIMEOUT = "request_timeout"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     REQUEST_TOO_LARGE = "request_too_large"
     HEADERS_TOO_LARGE = "headers_too_large"
@@ -31,6 +32,7 @@ class Code(StrEnum):
     UPSTREAM_ERROR = "upstream_error"
     UPSTREAM_TIMEOUT = "upstream_timeout"
     PROCESSOR_UNAVAILABLE = "processor_unavailable"
+    INTERNAL_ERROR = "internal_error"
 
 
 # status -> (OpenAI type, Anthropic type)

@@ -36,7 +36,7 @@ _MODELS = "/v1/models"
 _APIS = frozenset(str(api) for api in Api)
 # Where the rewriting filter's streams say which model they want; set by the operator in the cluster's config.
 _REWRITE_MODEL = "x-ralb-rewrite-model"
-_INTERNAL = ClientError(500, "internal_error", "The gateway failed to handle this request; it has been logged.")
+_INTERNAL = ClientError(500, Code.INTERNAL_ERROR, "The gateway failed to handle this request; it has been logged.")
 
 # Called once per request with the finished decision; routed ones are reported on by the access log later.
 OnDecision = Callable[[Decision], None]

@@ -66,7 +66,7 @@ _REPLIES: tuple[_Reply, ...] = (
     ),
     _Reply(400, 400, Code.INVALID_REQUEST, "The request is not valid HTTP."),
     _Reply(403, "upgrade_failed", Code.INVALID_REQUEST, "This gateway does not switch protocols; send plain HTTP."),
-    _Reply(408, 408, Code.UPSTREAM_TIMEOUT, "The request took too long to arrive."),
+    _Reply(408, 408, Code.REQUEST_TIMEOUT, "The request took too long to arrive."),
     _Reply(
         413,
         413,
