@@ -6,6 +6,7 @@ import contextlib
 import logging
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,11 @@ async def _serve(args: argparse.Namespace) -> int:
         await stack.stop(hurry=hurry)
 
 
-async def _watch(source: str, reload: Any, stopping: asyncio.Event) -> None:
-    """Reload after every change of a YAML file; changes within 100 ms count as one."""
+async def _watch(source: str, reload: Callable[[], Awaitable[None]], stopping: asyncio.Event) -> None:
+    """Reload after every change of a YAML file; changes within 400 ms count as one.
+
+    Nothing says when watching has begun, so what changed between the first load and the first sign of life is loaded then.
+    """
     from watchfiles import awatch
 
     def is_yaml(_: object, path: str) -> bool:
@@ -123,10 +127,22 @@ async def _watch(source: str, reload: Any, stopping: asyncio.Event) -> None:
 
     log = logging.getLogger("ralb.up")
     while not stopping.is_set():
+        watching = False
         try:
-            async for _ in awatch(source, watch_filter=is_yaml, debounce=400, step=100, stop_event=stopping):
-                log.info("files changed, loading again")
-                await reload()
+            async for changes in awatch(
+                source,
+                watch_filter=is_yaml,
+                debounce=400,
+                step=100,
+                stop_event=stopping,
+                rust_timeout=1000,
+                yield_on_timeout=True,
+            ):
+                if changes:
+                    log.info("files changed, loading again")
+                if changes or not watching:
+                    await reload()
+                watching = True
         except Exception:
             # A reload must never end the process: what is published stays in use.
             log.exception("loading failed; the last good configuration stays in use")

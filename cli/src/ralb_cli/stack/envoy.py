@@ -39,8 +39,8 @@ class EnvoyAdmin:
         return await self._call("GET", "/ready") == 200
 
     async def drain(self) -> None:
-        """Stop accepting; connections are told to close as they end their requests."""
-        await self._call("POST", "/drain_listeners?graceful&skip_exit")
+        """Tell connections to close as they end their requests, and stop accepting after the drain time."""
+        await self._call("POST", "/drain_listeners?graceful")
 
     async def active_requests(self) -> int:
         """Requests now open on the client side."""

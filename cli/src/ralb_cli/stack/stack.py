@@ -144,7 +144,7 @@ class Stack:
                 for text in complaints:
                     self._say(text, Severity.ERROR)
                 await self.pods.apply(specs, drain=_POD_LEAVES_S)
-            await self.publish()
+            await self._pods_changed()
 
     async def publish(self) -> None:
         """Compile the objects with the pods as they are now, and publish; calls that come meanwhile become one."""
