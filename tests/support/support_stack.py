@@ -327,19 +327,20 @@ class Load:
             await asyncio.sleep(max(0.0, begin + number / self.rate - time.monotonic()))
             if self._stopping:
                 return
-            self.ask(len(self.answers), stream=number % 2 == 1, wanted=self.tokens[number % len(self.tokens)])
+            self.ask(stream=number % 2 == 1, wanted=self.tokens[number % len(self.tokens)])
 
-    def ask(self, number: int, *, stream: bool, wanted: int) -> None:
+    def ask(self, *, stream: bool, wanted: int, model: str = "") -> Answer:
         """Send one request."""
-        answer = Answer(number, stream, wanted, self.now)
+        answer = Answer(len(self.answers), stream, wanted, self.now)
         self.answers.append(answer)
-        task = asyncio.create_task(self._ask(answer))
+        task = asyncio.create_task(self._ask(answer, model or self.model))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return answer
 
-    async def _ask(self, answer: Answer) -> None:
+    async def _ask(self, answer: Answer, model: str) -> None:
         body: dict[str, Any] = {
-            "model": self.model,
+            "model": model,
             "messages": [{"role": "user", "content": f"Number {answer.number}: name a colour."}],
             "max_tokens": answer.wanted,
             "min_tokens": answer.wanted,
@@ -347,6 +348,8 @@ class Load:
         }
         if answer.stream:
             body["stream"] = True
+            if model != self.model:  # no policy that has usage put in
+                body["stream_options"] = {"include_usage": True}
         assert self._session is not None
         try:
             async with self._session.post(f"{self.url}/v1/chat/completions", json=body) as response:
