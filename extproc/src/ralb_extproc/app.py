@@ -97,8 +97,10 @@ class Processor:
         await self.admin.start()
         self._tasks.append(asyncio.create_task(self.follower.run()))
         self._tasks.append(asyncio.create_task(self._housekeeping()))
+        self._tasks.append(asyncio.create_task(self.sink.run()))
         gc.collect()
         gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
 
     async def stop(self) -> None:
         """Finish open streams, then end."""

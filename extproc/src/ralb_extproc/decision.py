@@ -12,6 +12,7 @@ from ralb_api.errors import ClientError
 from ralb_extproc.types import Placement, Plan, Request, Understanding
 
 _EXPLANATION_LIMIT = 1024
+_PATH_LIMIT = 256
 
 
 @dataclass(slots=True)
@@ -26,6 +27,7 @@ class Decision:
         stages: stage -> seconds.
         snapshot: version decided under.
         path: path without query, for requests that could not be parsed.
+        summary: what the record says of a request that was let go.
     """
 
     id: str
@@ -38,6 +40,13 @@ class Decision:
     placement: Placement | None = None
     error: ClientError | None = None
     stages: dict[str, float] = field(default_factory=dict)
+    summary: dict[str, Any] | None = None
+
+    def let_go(self) -> None:
+        """Keep of the request only what the record says of it: bodies can be large, and answers take long."""
+        if self.request is not None:
+            self.summary = _request(self.request)
+            self.request = None
 
 
 def record(decision: Decision, outcome: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -46,10 +55,12 @@ def record(decision: Decision, outcome: Mapping[str, Any] | None = None) -> dict
         "id": decision.id,
         "time": round(decision.time, 6),
         "snapshot": decision.snapshot,
-        "path": decision.path,
+        "path": decision.path[:_PATH_LIMIT],
     }
     if decision.request is not None:
         out["request"] = _request(decision.request)
+    elif decision.summary is not None:
+        out["request"] = decision.summary
     out |= stages(decision)
     if decision.error is not None:
         out["error"] = {"status": decision.error.status, "code": str(decision.error.code)}

@@ -43,6 +43,7 @@ class Records:
         if decision.placement is None:
             self._put(record(decision))
             return
+        decision.let_go()
         self._waiting[decision.id] = decision
         if len(self._waiting) > self._limit:
             _, oldest = self._waiting.popitem(last=False)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import grpc
 from grpc import aio
+
 from ralb.v1 import snapshot_pb2 as pb
 from ralb.v1 import snapshot_pb2_grpc as rpc
 

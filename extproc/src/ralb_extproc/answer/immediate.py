@@ -2,8 +2,8 @@
 
 import orjson
 from envoy.service.ext_proc.v3.external_processor_pb2 import HeadersResponse, ProcessingResponse
-from ralb_api.errors import ClientError
 
+from ralb_api.errors import ClientError
 from ralb_extproc.table import RoutingTable
 from ralb_extproc.types import Api
 

@@ -8,8 +8,8 @@ from functools import lru_cache
 
 from envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingResponse
 from google.protobuf.struct_pb2 import Value
-from ralb_api import headers
 
+from ralb_api import headers
 from ralb_extproc.types import Placement
 
 

@@ -14,16 +14,20 @@ from ralb_operator.view import View
 
 # As ObjectKey sorts, but much faster for thousands.
 _ORDER = attrgetter("kind", "namespace", "name")
+# The reason under which ``files`` reports a second object of a name that is taken.
+_SECOND = "Duplicate"
 _REFERENCE = {Reason.REF_NOT_FOUND, Reason.REF_NOT_ACCEPTED, Reason.CYCLE}
 
 
 def statuses(view: View, resolved: Resolved, endpoints: Mapping[ObjectKey, PoolEndpoints]) -> dict[ObjectKey, Status]:
     """A status for every valid object of the view and for every object of our kinds that has an error."""
+    objects: dict[ObjectKey, Object] = {**view.pools, **view.tiers, **view.policies}
     found: dict[ObjectKey, list[Problem]] = defaultdict(list)
     for problem in sorted((*view.problems, *resolved.problems), key=Problem.sort_key):
         if problem.object is not None and problem.object.kind in KINDS and problem.severity is Severity.ERROR:
+            if problem.reason == _SECOND and problem.object in objects:
+                continue  # it is about another object of the same name; this one is fine
             found[problem.object].append(problem)
-    objects: dict[ObjectKey, Object] = {**view.pools, **view.tiers, **view.policies}
     return {
         key: _status(key, objects.get(key), found.get(key, []), endpoints.get(key))
         for key in sorted({*objects, *found}, key=_ORDER)
