@@ -1,15 +1,28 @@
-"""The control plane as one thing: both services on one gRPC server, and publication of results to them."""
+"""The control plane as one thing: a view goes in; Envoys, processors and a result come out."""
 
-from envoy.service.discovery.v3 import ads_pb2_grpc
-from grpc import aio
-from ralb.v1 import snapshot_pb2_grpc
+import asyncio
+from dataclasses import dataclass
 
-from ralb_operator.compile.result import Result
+from ralb_operator.compile import Result, compile_view
 from ralb_operator.publish import Publisher, PublishReport
+from ralb_operator.quarantine import Quarantine, without
+from ralb_operator.serving import Serving, serve
 from ralb_operator.snapshots import SnapshotServer
+from ralb_operator.view import View
 from ralb_operator.xds.server import AdsServer
 
-_MAX_BYTES = 64 * 1024 * 1024
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What became of a view.
+
+    Attributes:
+        result: as compiled, without pools that Envoy refuses.
+        report: how its publication went.
+    """
+
+    result: Result
+    report: PublishReport
 
 
 class ControlPlane:
@@ -24,7 +37,10 @@ class ControlPlane:
         self.ads = AdsServer()
         self.snapshots = SnapshotServer()
         self.publisher = Publisher(self.ads, self.snapshots)
-        self._server: aio.Server | None = None
+        self._quarantine = Quarantine()
+        self._serving: Serving | None = None
+        self._compiling = asyncio.Lock()
+        self._view: View | None = None
 
     async def start(self) -> None:
         """Bind and serve.
@@ -32,25 +48,31 @@ class ControlPlane:
         Raises:
             OSError: the address cannot be bound.
         """
-        self._server = aio.server(
-            options=[("grpc.max_send_message_length", _MAX_BYTES), ("grpc.max_receive_message_length", _MAX_BYTES)]
-        )
-        ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(self.ads, self._server)
-        snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(self.snapshots, self._server)
-        try:
-            self._server.add_insecure_port(self._listen)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {self._listen}: {error}") from error
-        await self._server.start()
+        self._serving = await serve(self._listen, self.ads, self.snapshots)
 
-    async def publish(self, result: Result) -> PublishReport:
-        """Publish what ``compile_view`` gave; see ``Publisher.publish``."""
-        return await self.publisher.publish(result.xds, result.snapshot)
+    async def apply(self, view: View) -> Applied:
+        """Compile a view and publish it; of views that come meanwhile the newest wins.
+
+        Pools that an Envoy refuses are left out and the rest is published again, so the report is about what is in force.
+        """
+        self._view = view
+        async with self._compiling:
+            # Calls that waited here compile the newest view too; the publisher then sees nothing new.
+            newest = self._view
+            result = await asyncio.to_thread(self._compile, newest)
+        # Nothing may be awaited between compiling and publishing, lest an older result is published after a newer one.
+        report = await self.publisher.publish(result.xds, result.snapshot)
+        if self._quarantine.add(report.nacks):
+            return await self.apply(self._view)
+        return Applied(result, report)
+
+    def _compile(self, view: View) -> Result:
+        result = compile_view(view)
+        refused = self._quarantine.pools(result)
+        return compile_view(without(view, refused)) if refused else result
 
     async def stop(self) -> None:
         """End all streams. Envoys and processors go on with what they have."""
-        self.ads.close()
-        self.snapshots.close()
         await self.publisher.close()
-        if self._server is not None:
-            await self._server.stop(grace=0.5)
+        if self._serving is not None:
+            await self._serving.stop(0.5)

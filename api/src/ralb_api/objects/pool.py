@@ -18,6 +18,7 @@ from ralb_api.objects.common import (
     Spec,
     duplicates,
     exactly_one,
+    seconds,
 )
 
 
@@ -190,6 +191,16 @@ class CircuitBreaker(Spec):
 class Balancing(Spec):
     """How work is spread over the pool's pods."""
 
+    constraints: ClassVar = (
+        Constraint(
+            cel="!has(self.slowStart) || duration(self.slowStart) <= duration('1h')",
+            breach=lambda model: None if seconds(model.slow_start) <= 3600 else f"it is {model.slow_start}",
+            message="slowStart must be at most 1h",
+            hint="a new pod gets its full share within minutes; 30s is a good value",
+            field="slowStart",
+        ),
+    )
+
     concurrency_per_replica: int = Field(
         default=0,
         ge=0,
@@ -199,8 +210,8 @@ class Balancing(Spec):
     )
     slow_start: Duration = Field(
         default="30s",
-        description="slowStart is how long a new pod takes to get its full share, as a duration such as 30s. Defaults to "
-        "30s.",
+        description="slowStart is how long a new pod takes to get its full share, as a duration such as 30s, at most 1h. "
+        "Defaults to 30s.",
     )
     circuit_breaker: CircuitBreaker = Field(
         default_factory=CircuitBreaker,

@@ -13,15 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ralb_api.problems import Severity
 from ralb_cli.stack.envoy import EnvoyAdmin, envoy_binary
 from ralb_cli.stack.last_good import keep_last_good
 from ralb_cli.stack.processes import Child, tail
 from ralb_cli.stack.simpods import SimPods, wanted
 from ralb_operator.bootstrap import bootstrap
-from ralb_operator.compile import Result, compile_view
+from ralb_operator.compile import Result
 from ralb_operator.control import ControlPlane
 from ralb_operator.files import load
 from ralb_operator.view import Gateway, View
@@ -90,9 +88,6 @@ class Stack:
         self._children: list[Child] = []
         self._view: View | None = None
         self._reloading = asyncio.Lock()
-        self._compiling = asyncio.Lock()
-        self._changes = 0
-        self._compiled = 0
         self._up = False
         self._said: set[str] = set()
 
@@ -147,20 +142,14 @@ class Stack:
             await self._pods_changed()
 
     async def publish(self) -> None:
-        """Compile the objects with the pods as they are now, and publish; calls that come meanwhile become one."""
-        self._changes += 1
-        async with self._compiling:
-            if self._view is None or self._compiled == self._changes:
-                return
-            self._compiled = self._changes
-            view = replace(self._view, pods=(*self._view.pods, *self.pods.pods()))
-            result = await asyncio.to_thread(compile_view, view)
-            self._report(result)
-        # Nothing may be awaited between compiling and this call, lest an older result is published after a newer one.
-        report = await self.control.publish(result)
-        for nack in report.nacks:
-            _LOG.error("Envoy refuses part of the configuration: %s", nack)
-        for node, text in report.refusals:
+        """Publish the objects with the pods as they are now."""
+        if self._view is None:
+            return
+        applied = await self.control.apply(replace(self._view, pods=(*self._view.pods, *self.pods.pods())))
+        self._report(applied.result)
+        for nack in applied.report.nacks:
+            _LOG.error("Envoy refuses part of the configuration: %s: %s", nack.name, nack.message)
+        for node, text in applied.report.refusals:
             _LOG.error("processor %s refuses the snapshot: %s", node, text)
 
     async def stop(self, *, drain: float = _DRAIN_S, hurry: asyncio.Event | None = None) -> None:
@@ -232,10 +221,9 @@ class Stack:
         await child.start()
 
     async def _start_envoy(self, binary: str) -> None:
-        config = self.folder / "envoy.yaml"
-        config.write_text(
-            yaml.safe_dump(bootstrap("ralb-up", self._control_address, admin_port=self._envoy_admin_port))
-        )
+        # JSON, because Envoy's YAML takes unquoted n and y for booleans.
+        config = self.folder / "envoy.json"
+        config.write_text(json.dumps(bootstrap("ralb-up", self._control_address, admin_port=self._envoy_admin_port)))
         command = [binary, "-c", str(config), "--use-dynamic-base-id", "--log-level", "warning"]
         command += ["--concurrency", str(self.options.concurrency), "--drain-time-s", str(_ACCEPT_S)]
         command += ["--drain-strategy", "immediate"]

@@ -30,6 +30,7 @@ class Reason(StrEnum):
     CHAIN_TOO_LONG = "ChainTooLong"
     READY = "Ready"
     NO_ENDPOINTS = "NoEndpoints"
+    REFUSED = "Refused"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,77 @@
+"""Pools that Envoy refuses are left out, so that one bad pool does not hold up everybody's changes.
+
+What Envoy refuses is a resource of a certain content. As soon as that content changes the pool gets another chance.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from ralb_api.problems import ObjectKey, Problem
+from ralb_operator.compile import Reason, Result
+from ralb_operator.view import View
+from ralb_operator.xds.resources import CLUSTER, ENDPOINTS
+from ralb_operator.xds.subscription import Nack
+
+_CLUSTER_PREFIX = "pool/"
+_REWRITE_SUFFIX = "/rewrite"
+
+
+class Quarantine:
+    """Remembers what was refused."""
+
+    def __init__(self) -> None:
+        # (type URL, name) of a resource -> (refused version, Envoy's words)
+        self._refused: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def add(self, nacks: Iterable[Nack]) -> bool:
+        """Take note of refusals; whether there is one that was not known."""
+        new = False
+        for nack in nacks:
+            if _pool(nack.type_url, nack.name) is None or nack.version is None:
+                continue
+            known = self._refused.get((nack.type_url, nack.name))
+            if known is None or known[0] != nack.version:
+                self._refused[nack.type_url, nack.name] = (nack.version, nack.message)
+                new = True
+        return new
+
+    def pools(self, result: Result) -> dict[ObjectKey, str]:
+        """Pools of which ``result`` still has the very content that was refused, with Envoy's words."""
+        found: dict[ObjectKey, str] = {}
+        for (type_url, name), (version, message) in list(self._refused.items()):
+            resource = result.xds.get(type_url).get(name)
+            key = _pool(type_url, name)
+            if resource is None or resource.version != version or key is None:
+                del self._refused[type_url, name]
+            else:
+                found[key] = message
+        return found
+
+
+def without(view: View, pools: Mapping[ObjectKey, str]) -> View:
+    """The view without these pools, and with a problem for each."""
+    problems = [
+        Problem(
+            key,
+            "",
+            Reason.REFUSED,
+            f"Envoy refuses this pool: {message}",
+            "change spec.backend or spec.balancing; until then the pool is left out",
+            view.sources.get(key, ""),
+        )
+        for key, message in sorted(pools.items())
+    ]
+    kept = {key: pool for key, pool in view.pools.items() if key not in pools}
+    return replace(view, pools=kept, problems=(*view.problems, *problems))
+
+
+def _pool(type_url: str, name: str) -> ObjectKey | None:
+    """The pool a resource belongs to; None for resources of no pool."""
+    if type_url == CLUSTER:
+        if not name.startswith(_CLUSTER_PREFIX):
+            return None
+        name = name.removeprefix(_CLUSTER_PREFIX).removesuffix(_REWRITE_SUFFIX)
+    elif type_url != ENDPOINTS:
+        return None
+    namespace, _, pool = name.partition("/")
+    return ObjectKey("ModelPool", namespace, pool) if pool else None
