@@ -20,15 +20,18 @@ MODELS = {"default/alpha": "alpha-8b", "default/beta": "beta-8b", "default/gamma
 ALPHA = pool("alpha", "alpha-8b", 3, max_num_seqs=6)
 BETA = pool("beta", "beta-8b", 2, max_num_seqs=6)
 GAMMA = pool("gamma", "gamma-8b", 1, max_num_seqs=6)
+# Nobody listens where its pods are said to be.
 DEAD = pool("dead", "dead-8b", 0)
-RESCUE = tier("rescue", 2, {"name": "dead"}, {"name": "beta", "priority": 1})
+# It looks well from outside, and answers nothing.
+ILL = pool("ill", "ill-8b", 1, faults='{"kind": "status", "status": 500}')
+RESCUE = tier("rescue", 2, {"name": "dead"}, {"name": "ill", "priority": 1}, {"name": "beta", "priority": 2})
 POLICIES = (policy("auto", "main"), policy("rescue", "rescue", models=["rescue"]))
 ALPHA_SHARE = {"name": "alpha", "weight": 3}
 
 
 def _objects(*shares: dict[str, Any]) -> list[dict[str, Any]]:
     more = [GAMMA] if any(share["name"] == "gamma" for share in shares) else []
-    return [ALPHA, BETA, DEAD, *more, tier("main", 1, *shares), RESCUE, *POLICIES]
+    return [ALPHA, BETA, DEAD, ILL, *more, tier("main", 1, *shares), RESCUE, *POLICIES]
 
 
 USUAL = _objects(ALPHA_SHARE, {"name": "beta", "weight": 1})
@@ -115,17 +118,18 @@ async def test_pod_killed_with_streams_queued_on_it(stack: Stack, load: Load) ->
 
 
 @pytest.mark.parametrize(
-    "rule",
+    ("which", "rule"),
     [
-        {"kind": "status", "status": 429},
-        {"kind": "status", "status": 500},
-        {"kind": "status", "status": 503, "retry_after": 60},
-        {"kind": "reset", "after_chunks": 0},
+        # One after the other, for a pod that failed often is tried again only seconds later.
+        (0, {"kind": "status", "status": 429}),
+        (1, {"kind": "status", "status": 500}),
+        (2, {"kind": "status", "status": 503, "retry_after": 60}),
+        (0, {"kind": "reset", "after_chunks": 0}),
     ],
     ids=["429", "500", "503", "reset-after-headers"],
 )
-async def test_fault_of_a_pod_is_absorbed(stack: Stack, load: Load, rule: dict[str, Any]) -> None:
-    faulty = stack.pods("alpha")[0]["address"]
+async def test_fault_of_a_pod_is_absorbed(stack: Stack, load: Load, which: int, rule: dict[str, Any]) -> None:
+    faulty = stack.pods("alpha")[which]["address"]
     async with load.going(20):
         await stack.fault(faulty, rule)
         await wait_for(load, lambda answer: answer.attempts >= 2)
@@ -135,13 +139,13 @@ async def test_fault_of_a_pod_is_absorbed(stack: Stack, load: Load, rule: dict[s
     assert not load.bad
 
 
-async def test_pool_that_is_dead_is_replaced_by_one_of_another_model(stack: Stack, load: Load) -> None:
+async def test_pools_that_fail_are_replaced_by_one_of_another_model(stack: Stack, load: Load) -> None:
     load.model = "rescue"
     await load.run(3)
     assert not load.bad
     assert {answer.model for answer in load.answers} == {"beta-8b"}
     assert {answer.tier for answer in load.answers} == {"rescue"}
-    assert any(answer.attempts >= 3 for answer in load.answers), "nobody tried the dead pool's two pods first"
+    assert any(answer.attempts >= 2 for answer in load.answers), "nobody tried the other pools first"
 
 
 async def test_weight_edited(stack: Stack, load: Load) -> None:
@@ -204,11 +208,11 @@ async def test_processor_killed(stack: Stack, load: Load) -> None:
         killed = load.now
         await _restarted(stack, lambda: stack.pid("processor"), old)
         await wait_for(load, _good, 1)
-        # The new process does not know yet who is dead, so these go by way of the rewriting filter.
+        # The new process does not know yet who is ill, so these go by way of the rewriting filter.
         moved = [load.ask(stream=True, wanted=4, model="rescue") for _ in range(10)]
         await wait_for(load, _good, 200)
     assert [answer.error for answer in moved] == [""] * len(moved)
-    assert max(answer.attempts for answer in moved) == 3
+    assert max(answer.attempts for answer in moved) >= 2
     # Answers pass by the processor: what was placed goes on, what came in the gap is told to come again.
     assert long.good
     assert not [answer for answer in load.bad if answer.broken]
@@ -234,6 +238,11 @@ async def test_envoy_killed(stack: Stack, load: Load) -> None:
     assert all(answer.sent > killed - 2 for answer in load.bad)
     assert max(answer.done for answer in load.bad) < killed + 8
     assert not [answer for answer in load.bad if answer.error == "hung"]
+
+    async def forgotten() -> bool:
+        return await stack.in_flight() == 0
+
+    await wait_until(forgotten, 10, interval=0.1, what="requests of the dead Envoy let go of")
 
 
 async def test_told_to_end_under_load(stack: Stack, load: Load) -> None:

@@ -27,6 +27,8 @@ from ralb_extproc.telemetry import Telemetry
 from ralb_extproc.understand import FeatureScore
 
 _LOG = logging.getLogger(__name__)
+# How long after its log stream broke an Envoy that lives may report on a new one what it sent before.
+_LOST_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +151,15 @@ class Processor:
             self.telemetry.top_tier_cost(settled.tier, top)
 
     async def _housekeeping(self) -> None:
-        """Once a second: let go of what was never reported on."""
+        """Once a second: let go of what was never reported on, and of what nobody is left to report on.
+
+        An Envoy that dies takes its requests with it, and its log streams end. Were their load kept until the time limit, pods
+        would look busy that are not.
+        """
         while True:
             await asyncio.sleep(1.0)
-            self.pods.sweep(time.monotonic())
+            now, lost = time.monotonic(), self.access_log.lost_at
+            if lost is not None and now - lost > _LOST_S:
+                self.pods.sweep(lost + self.pods.ledger.ttl)
+            self.pods.sweep(now)
             self.records.sweep()

@@ -6,6 +6,7 @@ sink is counted and skipped; it never ends the stream.
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ class AccessLogService(als_pb2_grpc.AccessLogServiceServicer):  # type: ignore[m
         received: entries seen.
         skipped: entries that could not be used.
         streams: streams now open.
+        lost_at: monotonic seconds at which there last was no stream left; None if that never happened.
     """
 
     def __init__(self, sink: Sink) -> None:
@@ -38,6 +40,7 @@ class AccessLogService(als_pb2_grpc.AccessLogServiceServicer):  # type: ignore[m
         self.received = 0
         self.skipped = 0
         self.streams = 0
+        self.lost_at: float | None = None
 
     def add_to(self, server: "grpc.aio.Server") -> None:
         """Register with a grpc.aio server."""
@@ -56,6 +59,8 @@ class AccessLogService(als_pb2_grpc.AccessLogServiceServicer):  # type: ignore[m
                         await asyncio.sleep(0)
         finally:
             self.streams -= 1
+            if not self.streams:
+                self.lost_at = time.monotonic()
         return als_pb2.StreamAccessLogsResponse()
 
     def _take(self, entry: Any) -> None:
