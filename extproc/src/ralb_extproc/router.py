@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from dataclasses import replace
 
 from ralb_api.errors import ClientError, Code
 from ralb_extproc.decision import Decision
@@ -78,7 +79,8 @@ class Router:
         try:
             self._stages(decision, path, headers, body)
         except ClientError as error:
-            decision.error = error
+            # A copy: the raised one holds on to its frames, and through them to the body and to this very decision.
+            decision.error = replace(error)
         return decision
 
     def _stages(self, decision: Decision, path: str, headers: Mapping[str, str], body: bytes) -> None:

@@ -1,13 +1,22 @@
+"""What of a request is still in memory once it was decided: nothing large, whatever became of it."""
+
 import gc
 import weakref
 from typing import Any
 
+import pytest
+from support_routing import CHAT, HEADERS, pool, snapshot
+
 from ralb_extproc.decision import Decision
-from ralb_extproc.feedback import Settled
+from ralb_extproc.feedback import Lengths, Settled
 from ralb_extproc.feedback.outcome import Outcome
+from ralb_extproc.place import PodTable
 from ralb_extproc.records import Records
 from ralb_extproc.request import parse
+from ralb_extproc.router import Router
+from ralb_extproc.table import RoutingTable
 from ralb_extproc.types import Attempt, Candidate, Placement, Plan
+from ralb_extproc.understand import FeatureScore
 
 
 class Text(str):
@@ -67,3 +76,22 @@ def test_paths_are_bounded() -> None:
     put: list[dict[str, Any]] = []
     Records(put.append).decided(Decision("d", 1.0, "v", "/" + "x" * 90_000))
     assert len(put[0]["path"]) <= 256
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"model": "nobody", "messages": [{"role": "user", "content": "Hi"}]}', b'{"model": ', b'{"model": 1}', b"[]"],
+    ids=["unknown", "half", "wrong", "list"],
+)
+def test_refused_requests_leave_no_garbage(body: bytes) -> None:
+    """A cycle would keep the body until the collector comes by, which a processor that only gets such bodies puts off."""
+    router = Router(PodTable(), FeatureScore(), Lengths().expected_output)
+    router.table = RoutingTable.of(snapshot(pool("small")))
+    assert router.decide(CHAT, HEADERS, body).error is not None
+    gc.collect()
+    gc.disable()
+    try:
+        router.decide(CHAT, HEADERS, body)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
