@@ -4,6 +4,8 @@ import asyncio
 import base64
 import gzip
 import json
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -32,9 +34,11 @@ OBJECTS = (
     pool("big", "big-70b", 1, time_scale=0.5),
     pool("echo", "echo", 0),
     pool("empty", "empty", 0),
+    pool("ill", "ill", 1, faults='{"kind": "status", "status": 500}'),
     tier("small", 1, {"name": "small"}),
     tier("big", 3, {"name": "big"}),
     tier("none", 3, {"name": "empty"}),
+    tier("ill", 2, {"name": "ill"}, {"name": "small", "priority": 1}),
     policy(
         "auto",
         "small",
@@ -45,6 +49,7 @@ OBJECTS = (
             "use": {"reject": {"status": 403, "message": "Not at this time."}},
         },
         {"name": "none", "when": {"labels": ["none"]}, "use": {"tier": "none"}},
+        {"name": "ill", "when": {"labels": ["ill"]}, "use": {"tier": "ill"}},
     ),
 )
 
@@ -238,14 +243,17 @@ async def test_body_of_20_mb(stack: Stack, path: str, chunked: bool) -> None:
     refused(response, 413, "request_too_large", anthropic=path == "/v1/messages")
 
 
-async def test_body_of_10_mb_is_served(stack: Stack) -> None:
+@pytest.mark.parametrize("label", ["", "ill"], ids=["at-once", "by-another-model"])
+async def test_body_of_10_mb_is_served(stack: Stack, label: str) -> None:
     url = "data:image/png;base64," + base64.b64encode(bytes(7_500_000)).decode()
     content = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": url}}]
     body = json.dumps(chat(messages=[{"role": "user", "content": content}])).encode()
     assert len(body) > 10_000_000
-    response = await call(stack.port, request(CHAT, body), 20)
+    response = await call(stack.port, request(CHAT, body, f"x-ralb-intent: {label}"), 20)
     assert response.status == 200, response.body[:500]
     assert response.json["usage"]["completion_tokens"] == 3
+    assert response.json["model"] == response.headers["x-ralb-model"] == "acme/small-8b"
+    assert response.headers["x-ralb-attempts"] == ("2" if label else "1")
 
 
 # ---- media types and codings ----
@@ -556,6 +564,20 @@ async def test_request_that_never_ends(stack: Stack) -> None:
         response = await connection.receive(15)
         refused(response, 408, "request_timeout")
         assert 5 < time.monotonic() - start < 14
+
+
+async def test_processor_that_hangs(stack: Stack) -> None:
+    pid = stack.pid("processor")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        paths = (CHAT, "/v1/messages")
+        answers = await asyncio.gather(*(call(stack.port, request(path, chat()), 8) for path in paths))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    for path, response in zip(paths, answers, strict=True):
+        refused(response, 503, "processor_unavailable", anthropic=path == "/v1/messages")
+        assert response.headers["retry-after"] == "1"
+    assert (await call(stack.port, request(CHAT, chat()))).status == 200
 
 
 # ---- clients that go away ----
