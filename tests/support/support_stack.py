@@ -63,6 +63,7 @@ class Stack:
         self.ready_file = folder / "ready.json"
         self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         self._seen: dict[int, str] = {}
+        self._work: Path | None = None
 
     # ---- what there is ----
 
@@ -183,12 +184,15 @@ class Stack:
         return await asyncio.wait_for(self.process.wait(), limit)
 
     async def close(self) -> None:
-        """End it cleanly: exit code 0 and nobody left."""
+        """End it cleanly: exit code 0, nobody and nothing left."""
+        if self.ready_file.exists():
+            self._work = Path(self.ready["folder"])
         await self.session.close()
         code = await self.terminate()
         assert code == 0, f"exit code {code}\n{self.log()[-4000:]}"
         await wait_until(lambda: not self.survivors(), 5, what=f"end of all children, left: {self.survivors()}")
         assert not self.ready_file.exists()
+        assert self._work is None or not self._work.exists()
 
 
 def _start_time(pid: int) -> str:

@@ -8,7 +8,6 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from dataclasses import replace
 
 from ralb_api.errors import ClientError, Code
 from ralb_extproc.decision import Decision
