@@ -10,7 +10,9 @@ from ralb_extproc.request import parse
 from ralb_extproc.request.reader import MAX_CONTAINERS, _containers
 
 TEXT = st.text(alphabet='\\"[]{},:aé\n', max_size=8)
-VALUE = st.recursive(TEXT | st.integers(-(2**63), 2**63), lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner), max_leaves=20)
+VALUE = st.recursive(
+    TEXT | st.integers(-(2**63), 2**63), lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner), max_leaves=20
+)
 
 
 def _count(value: object) -> int:
