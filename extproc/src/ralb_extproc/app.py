@@ -9,8 +9,6 @@ import socket
 import time
 from dataclasses import dataclass
 
-from grpc import aio
-
 from ralb.v1 import snapshot_pb2 as pb
 from ralb_extproc.admin import AdminServer
 from ralb_extproc.decision import Decision, explanation
@@ -25,6 +23,7 @@ from ralb_extproc.snapshots import SnapshotFollower
 from ralb_extproc.table import RoutingTable
 from ralb_extproc.telemetry import Telemetry
 from ralb_extproc.understand import FeatureScore
+from ralb_extproc.wire import Limits, Server
 
 _LOG = logging.getLogger(__name__)
 # How long after its log stream broke an Envoy that lives may report on a new one what it sent before.
@@ -79,23 +78,15 @@ class Processor:
         self.router = Router(self.pods, FeatureScore(), self.learner.lengths.expected_output)
         self.follower = SnapshotFollower(options.operator, f"{socket.gethostname()}-{os.getpid()}", self._apply)
         self.service = ProcessorService(self.router, self._on_decision, explanation)
-        self._server: aio.Server | None = None
+        # A message holds a body and a little around it.
+        self._server = Server(Limits(message=options.max_body_bytes + 1024 * 1024))
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Listen and follow the operator."""
-        size = self._options.max_body_bytes + 1024 * 1024
-        self._server = aio.server(
-            options=[
-                ("grpc.max_receive_message_length", size),
-                ("grpc.max_send_message_length", size * 2),
-                ("grpc.max_concurrent_streams", 100_000),
-            ]
-        )
-        self.service.register(self._server)
+        self.service.add_to(self._server)
         self.access_log.add_to(self._server)
-        self._server.add_insecure_port(self._options.listen)
-        await self._server.start()
+        await self._server.start(self._options.listen)
         await self.admin.start()
         self._tasks.append(asyncio.create_task(self.follower.run()))
         self._tasks.append(asyncio.create_task(self._housekeeping()))
@@ -106,8 +97,7 @@ class Processor:
 
     async def stop(self) -> None:
         """Finish open streams, then end."""
-        if self._server is not None:
-            await self._server.stop(self._options.drain_s)
+        await self._server.stop(self._options.drain_s)
         for task in self._tasks:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from envoy.service.ext_proc.v3.external_processor_pb2 import HttpHeaders, ProcessingRequest, ProcessingResponse
-from grpc import aio, method_handlers_generic_handler, stream_stream_rpc_method_handler
+from google.protobuf.message import DecodeError
 
 from ralb_api import headers as names
 from ralb_api.errors import ClientError, Code
@@ -29,9 +29,10 @@ from ralb_extproc.answer import (
 from ralb_extproc.decision import Decision
 from ralb_extproc.router import NOT_READY, Router
 from ralb_extproc.types import Api
+from ralb_extproc.wire import Call, Handler, Server, Status
 
 _LOG = logging.getLogger(__name__)
-_SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
+_METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 _MODELS = "/v1/models"
 _APIS = frozenset(str(api) for api in Api)
 # Where the rewriting filter's streams say which model they want; set by the operator in the cluster's config.
@@ -57,47 +58,15 @@ class ProcessorService:
         self._on_decision = on_decision
         self._explain = explain
 
-    def register(self, server: aio.Server) -> None:
-        """Add the service to a server. Replies may be messages or bytes that were serialized before."""
-        handler = stream_stream_rpc_method_handler(
-            self._process, request_deserializer=ProcessingRequest.FromString, response_serializer=_serialize
-        )
-        server.add_generic_rpc_handlers((method_handlers_generic_handler(_SERVICE, {"Process": handler}),))
+    def add_to(self, server: Server) -> None:
+        """Register with a server."""
+        server.add(_METHOD, self._open)
 
-    async def _process(self, _: Any, context: Any) -> None:
-        for key, value in context.invocation_metadata() or ():
-            if key == _REWRITE_MODEL:
-                await self._rewrite(context, value)
-                return
-        headers: dict[str, str] = {}
-        path = ""
-        while (message := await context.read()) is not aio.EOF:
-            kind = message.WhichOneof("request")
-            if kind == "request_headers":
-                headers = _headers(message.request_headers)
-                path = headers.get(":path", "").partition("?")[0]
-                answer = self._on_headers(path, headers, last=message.request_headers.end_of_stream)
-                await context.write(answer)
-                if answer is not CONTINUE:
-                    return
-            elif kind == "request_body":
-                await context.write(self._on_body(path, headers, message.request_body.body))
-                return
-            else:
-                await context.write(_pass_on(kind))
+    def _open(self, call: Call) -> Handler:
+        model = call.metadata.get(_REWRITE_MODEL)
+        return _Request(self, call) if model is None else _Rewrite(call, model)
 
-    async def _rewrite(self, context: Any, model: str) -> None:
-        while (message := await context.read()) is not aio.EOF:
-            kind = message.WhichOneof("request")
-            if kind == "request_headers":
-                await context.write(REWRITE_HEADERS)
-            elif kind == "request_body":
-                await context.write(rewritten(message.request_body.body, model))
-                return
-            else:
-                await context.write(_pass_on(kind))
-
-    def _on_headers(self, path: str, headers: dict[str, str], *, last: bool) -> Reply:
+    def on_headers(self, path: str, headers: dict[str, str], *, last: bool) -> Reply:
         """Answer from the headers alone where no body is needed, else go on to the body."""
         method = headers.get(":method", "")
         if path == _MODELS or path.startswith(_MODELS + "/"):
@@ -142,7 +111,7 @@ class ProcessorService:
         self._on_decision(decision)
         return reply(error, path=path)
 
-    def _on_body(self, path: str, headers: dict[str, str], body: bytes) -> Reply:
+    def on_body(self, path: str, headers: dict[str, str], body: bytes) -> Reply:
         start = time.perf_counter()
         try:
             decision = self._router.decide(path, headers, body)
@@ -173,6 +142,78 @@ class ProcessorService:
         )
 
 
+class _Request:
+    """One request's stream."""
+
+    __slots__ = ("_call", "_headers", "_path", "_service")
+
+    def __init__(self, service: ProcessorService, call: Call) -> None:
+        self._service = service
+        self._call = call
+        self._headers: dict[str, str] = {}
+        self._path = ""
+
+    def message(self, data: bytes) -> None:
+        message = _parsed(self._call, data)
+        kind = message.WhichOneof("request") if message is not None else None
+        if kind == "request_headers":
+            headers = self._headers = _headers(message.request_headers)
+            path = self._path = headers.get(":path", "").partition("?")[0]
+            answer = self._service.on_headers(path, headers, last=message.request_headers.end_of_stream)
+            self._call.send(_serialized(answer))
+            if answer is not CONTINUE:
+                self._call.finish()
+        elif kind == "request_body":
+            answer = self._service.on_body(self._path, self._headers, message.request_body.body)
+            self._call.send(_serialized(answer))
+            # The answer to the client does not pass here, so there is nothing to wait for.
+            self._call.finish()
+        elif message is not None:
+            self._call.send(_serialized(_pass_on(kind)))
+
+    def end(self) -> None:
+        self._call.finish()
+
+    def lost(self) -> None:
+        """Nothing is held for a request that was not routed yet."""
+
+
+class _Rewrite:
+    """The stream of one attempt whose body gets another model name."""
+
+    __slots__ = ("_call", "_model")
+
+    def __init__(self, call: Call, model: str) -> None:
+        self._call = call
+        self._model = model
+
+    def message(self, data: bytes) -> None:
+        message = _parsed(self._call, data)
+        kind = message.WhichOneof("request") if message is not None else None
+        if kind == "request_headers":
+            self._call.send(REWRITE_HEADERS)
+        elif kind == "request_body":
+            self._call.send(_serialized(rewritten(message.request_body.body, self._model)))
+            self._call.finish()
+        elif message is not None:
+            self._call.send(_serialized(_pass_on(kind)))
+
+    def end(self) -> None:
+        self._call.finish()
+
+    def lost(self) -> None:
+        """Nothing is held."""
+
+
+def _parsed(call: Call, data: bytes) -> Any:
+    """The message, or None after ending the call because it is none."""
+    try:
+        return ProcessingRequest.FromString(data)
+    except DecodeError:
+        call.finish(Status.INVALID_ARGUMENT, "not a ProcessingRequest")
+        return None
+
+
 def _headers(message: HttpHeaders) -> dict[str, str]:
     """Headers by name; of a repeated one the first counts. Bytes that are not UTF-8 are replaced."""
     out: dict[str, str] = {}
@@ -189,5 +230,5 @@ def _pass_on(kind: str | None) -> ProcessingResponse:
     return message
 
 
-def _serialize(message: Reply) -> bytes:
+def _serialized(message: Reply) -> bytes:
     return message if isinstance(message, bytes) else bytes(message.SerializeToString())

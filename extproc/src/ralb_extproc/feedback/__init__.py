@@ -1,7 +1,7 @@
 """What became of the requests: Envoy's access log in, corrections of the pod table out.
 
     learner = Learner(pods, settled=telemetry.settled)
-    AccessLogService(learner.learn).add_to(grpc_server)
+    AccessLogService(learner.learn).add_to(server)
 
 May not enter: answer bodies, prompts, anything the request path would have to wait for.
 """

@@ -1,0 +1,111 @@
+"""The protocol on asyncio: listening, reading, writing, leaving in peace."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, cast
+
+from ralb_extproc.wire.calls import Call, Handler, Limits
+from ralb_extproc.wire.connection import Connection, PeerError
+
+_LOG = logging.getLogger(__name__)
+# A peer that does not read what it is sent is cut off at this.
+_MAX_UNSENT: Final = 256 * 1024 * 1024
+
+
+class _Peer(asyncio.Protocol):
+    def __init__(self, server: "Server") -> None:
+        self._server = server
+        self._transport: asyncio.Transport | None = None
+        self.connection = Connection(server.accept, server.limits, self._write)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._server.peers.add(self)
+        self._write()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self.connection.receive(data)
+        except PeerError as error:
+            _LOG.warning("a peer broke the protocol and is cut off: %s", error)
+            self._write()
+            self.close()
+            return
+        self._write()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        self._server.peers.discard(self)
+        self.connection.lost()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def _write(self) -> None:
+        transport = self._transport
+        if transport is None or not self.connection.out:
+            return
+        transport.write(self.connection.take())
+        if transport.get_write_buffer_size() > _MAX_UNSENT:
+            _LOG.warning("a peer does not read what it is sent and is cut off")
+            transport.abort()
+
+
+class Server:
+    """A gRPC server.
+
+    Args:
+        limits: bounds per connection.
+
+    Attributes:
+        peers: connections now open.
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.peers: set[_Peer] = set()
+        self._methods: dict[str, Callable[[Call], Handler]] = {}
+        self._server: asyncio.Server | None = None
+
+    def add(self, path: str, handler: Callable[[Call], Handler]) -> None:
+        """Serve ``/package.Service/Method`` with a handler per call."""
+        self._methods[path] = handler
+
+    def accept(self, call: Call) -> Handler | None:
+        """The handler of a new call; None if there is no such method."""
+        make = self._methods.get(call.path)
+        return None if make is None else make(call)
+
+    async def start(self, address: str) -> str:
+        """Listen on ``unix:/path`` or ``host:port`` (port 0 = any free one); returns the real address.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        loop = asyncio.get_running_loop()
+        path = address.removeprefix("unix:")
+        if path != address:
+            self._server = await loop.create_unix_server(lambda: _Peer(self), path)
+            return address
+        host, _, port = address.rpartition(":")
+        host = host.strip("[]")
+        self._server = await loop.create_server(lambda: _Peer(self), host, int(port))
+        return f"{host}:{self._server.sockets[0].getsockname()[1]}"
+
+    async def stop(self, grace: float) -> None:
+        """Take no more calls, let open ones end for up to ``grace`` seconds, then close."""
+        if self._server is not None:
+            self._server.close()
+        for peer in list(self.peers):
+            peer.connection.leave()
+        deadline = asyncio.get_running_loop().time() + grace
+        # Calls end when peers say so; a coarse look is enough for the few moments of a shutdown.
+        while any(peer.connection.calls for peer in self.peers) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        for peer in list(self.peers):
+            peer.close()
