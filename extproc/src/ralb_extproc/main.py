@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         records=args.records,
         max_body_bytes=args.max_body_bytes,
     )
-    return asyncio.run(_run(options))
+    import uvloop
+
+    return uvloop.run(_run(options))
 
 
 async def _run(options: "Options") -> int:  # type: ignore[name-defined]  # noqa: F821
