@@ -5,6 +5,7 @@ from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2, als_pb2_grpc
 
 from ralb_extproc.feedback import AccessLogService
+from ralb_extproc.wire import Server
 
 
 def message(*ids):
@@ -28,12 +29,11 @@ async def test_entries_reach_the_sink_and_a_failing_sink_does_not_end_the_stream
             done.set()
 
     service = AccessLogService(sink)
-    server = grpc.aio.server()
+    server = Server()
     service.add_to(server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
+    address = await server.start("127.0.0.1:0")
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with grpc.aio.insecure_channel(address) as channel:
             call = als_pb2_grpc.AccessLogServiceStub(channel).StreamAccessLogs()
             await call.write(message("a", "bad", "b"))
             await call.write(als_pb2.StreamAccessLogsMessage())
@@ -43,6 +43,6 @@ async def test_entries_reach_the_sink_and_a_failing_sink_does_not_end_the_stream
             await call.done_writing()
             assert isinstance(await call, als_pb2.StreamAccessLogsResponse)
     finally:
-        await server.stop(None)
+        await server.stop(0)
     assert got == ["a", "b", *[f"x{i}" for i in range(100)], "last"]
     assert (service.received, service.skipped, service.streams) == (104, 1, 0)
