@@ -112,6 +112,7 @@ class ProcessorService:
         return reply(error, path=path)
 
     def on_body(self, path: str, headers: dict[str, str], body: bytes) -> Reply:
+        """Decide a request that came whole."""
         start = time.perf_counter()
         try:
             decision = self._router.decide(path, headers, body)

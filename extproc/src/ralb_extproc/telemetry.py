@@ -7,15 +7,16 @@ The request path pays one dict lookup and one increment per series.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, Generic, TypeVar
+from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from ralb.v1.snapshot_pb2 import Pool
 from ralb_extproc.collectors import StateCollector, Watched, pod_page
 from ralb_extproc.cost import dollars
 from ralb_extproc.feedback import Failure, Settled
 from ralb_extproc.place import PodTable
+from ralb_extproc.series import Counters, Histograms
 from ralb_extproc.types import Api
 
 OTHER: Final = "other"
@@ -28,26 +29,6 @@ _STAGE_BUCKETS: Final = (
 _TTFT_BUCKETS: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 20, 40, 80, 160)
 _DURATION_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 12, 20, 30, 60, 120, 300, 600, 1800)
 _LAG_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
-
-_M = TypeVar("_M", Counter, Histogram)
-
-
-class _Children(Generic[_M]):
-    """The children of a labelled metric, bound once each and bounded in number."""
-
-    def __init__(self, metric: _M, labels: int, limit: int) -> None:
-        self._metric: _M = metric
-        self._limit = limit
-        self._other = (OTHER,) * labels
-        self._known: dict[tuple[str, ...], _M] = {}
-
-    def __call__(self, *values: str) -> _M:
-        child = self._known.get(values)
-        if child is None:
-            if len(self._known) >= self._limit:
-                values = self._other
-            child = self._known[values] = self._metric.labels(*values)
-        return child
 
 
 class Telemetry:
@@ -78,12 +59,15 @@ class Telemetry:
         self._max_pods = max_pods
         self._pools: Mapping[str, Pool] = {}
 
-        def counter(name: str, text: str, *labels: str) -> _Children[Counter]:
-            return _Children(Counter(name, text, labels, registry=self.registry), len(labels), max_series)
+        def counter(name: str, text: str, *labels: str) -> Counters:
+            made = Counters(name, text, labels, max_series, OTHER)
+            self.registry.register(made)
+            return made
 
-        def histogram(name: str, text: str, buckets: Iterable[float], *labels: str) -> _Children[Histogram]:
-            metric = Histogram(name, text, labels, buckets=tuple(buckets), registry=self.registry)
-            return _Children(metric, len(labels), max_series)
+        def histogram(name: str, text: str, buckets: Iterable[float], *labels: str) -> Histograms:
+            made = Histograms(name, text, labels, max_series, OTHER, buckets)
+            self.registry.register(made)
+            return made
 
         self._requests = counter("ralb_requests", "Requests that ended, by API and HTTP status.", "api", "code")
         self._refused = counter("ralb_refused", "Requests the processor answered with an error, by its code.", "code")
@@ -106,20 +90,9 @@ class Telemetry:
         self._duration = histogram(
             "ralb_duration_seconds", "First byte in to last byte out.", _DURATION_BUCKETS, "pool"
         )
-        stages = Histogram(
-            "ralb_stage_seconds",
-            "Time in the processor by stage.",
-            ["stage"],
-            buckets=_STAGE_BUCKETS,
-            registry=self.registry,
-        )
-        self._stages = {stage: stages.labels(stage) for stage in STAGES}
-        self._lag = Histogram(
-            "ralb_access_log_lag_seconds",
-            "End of a request to our notice of it.",
-            buckets=_LAG_BUCKETS,
-            registry=self.registry,
-        )
+        stages = histogram("ralb_stage_seconds", "Time in the processor by stage.", _STAGE_BUCKETS, "stage")
+        self._stages = {stage: stages(stage) for stage in STAGES}
+        self._lag = histogram("ralb_access_log_lag_seconds", "End of a request to our notice of it.", _LAG_BUCKETS)()
         self.registry.register(StateCollector(pods, self.watched, wall))
 
     def page(self) -> bytes:

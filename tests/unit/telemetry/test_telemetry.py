@@ -120,7 +120,7 @@ def test_label_values_are_bounded(pods):
     got = {key: value for key, value in samples(telemetry).items() if key[0] == "ralb_refused_total"}
     assert len(got) == 11
     assert got["ralb_refused_total", "other"] == 990
-    assert len(telemetry._refused._known) <= 11
+    assert len(telemetry._refused._children) <= 11
 
 
 def test_pods_are_shown_with_the_age_of_what_they_said(pods):

@@ -112,6 +112,13 @@ _TASKS: Final = frozenset(
 )  # fmt: skip
 
 
+_PUNCTUATED: Final = tuple(entry for entry in PHRASES if not entry[0].replace(" ", "").isalpha())
+_BY_FIRST: Final[dict[str, list[tuple[str, str]]]] = {}
+for _entry in PHRASES:
+    if _entry not in _PUNCTUATED:
+        _BY_FIRST.setdefault(_entry[0].split()[0], []).append(_entry)
+
+
 def observe(request: Request) -> Features:
     """Look at a request; time is bounded whatever its length (apart from one step per turn)."""
     text, before, system = "", "", ""
@@ -207,7 +214,7 @@ def _lines(shape: str) -> tuple[int, int, int]:
 
 def _families(task: str, words: Sequence[str], spaceless: bool) -> Counter[str]:
     found: Counter[str] = Counter(filter(None, map(FAMILY.get, words)))
-    for phrase, family in PHRASES:
+    for phrase, family in PHRASES if spaceless else _likely(words):
         if phrase in task:
             found[family] += 1
     if spaceless:
@@ -215,6 +222,14 @@ def _families(task: str, words: Sequence[str], spaceless: bool) -> Counter[str]:
             if stem in task:
                 found[family] += 1
     return found
+
+
+def _likely(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Phrases that can occur at all, by their first word: looking for every one would cost more than all the words."""
+    likely = list(_PUNCTUATED)
+    for first in _BY_FIRST.keys() & set(words):
+        likely += _BY_FIRST[first]
+    return likely
 
 
 def _system(text: str) -> Counter[str]:
