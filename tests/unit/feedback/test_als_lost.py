@@ -11,7 +11,7 @@ from ralb_extproc.wire import Server
 
 async def _until(what: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not what():
+        while not what():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 

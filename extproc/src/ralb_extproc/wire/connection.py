@@ -1,50 +1,26 @@
 """One HTTP/2 connection with gRPC calls on it, without I/O: bytes in, handler calls and bytes out.
 
-A handler answers from within ``message`` or later; flow control may hold its answers back. What a peer may make us keep is
-bounded: streams, header blocks, message sizes, and by the connection's receive window, which is given back only for whole
-messages.
+A handler answers from within ``message`` or later; flow control may hold its answers back (``output``). What a peer may make us
+keep is bounded: streams, header blocks, the size of a message, and over all streams the unfinished messages and the answers it
+does not take. Receive windows are given back at once: were they kept for whole messages only, many large messages at once could
+each wait for the others' window for ever.
 """
 
-import struct
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Callable
 from typing import Final
 
-from hpack import Decoder
-from hpack.exceptions import HPACKError
-
 from ralb_extproc.wire import frames
+from ralb_extproc.wire.blocks import MAX_BLOCK, Blocks
 from ralb_extproc.wire.calls import Call, Handler, Limits, Status
-from ralb_extproc.wire.frames import ErrorCode, Kind, Setting
+from ralb_extproc.wire.frames import ErrorCode, Kind, PeerError, Setting
+from ralb_extproc.wire.output import Output, Stream
+from ralb_extproc.wire.reader import Reader, peer_settings
 
+_LOG = logging.getLogger(__name__)
 _PREFIX: Final = 5  # gRPC: one byte of flags, four of length
 _RECEIVE_WINDOW: Final = 256 * 1024 * 1024
 _GIVE_BACK: Final = 4 * 1024 * 1024
-_MAX_HEADER_BLOCK: Final = 64 * 1024
-_KEPT_BLOCKS: Final = 1024
-_ANSWER: Final = b"\x88" + frames.literal(b"content-type", b"application/grpc")  # 0x88 = ":status: 200"
-
-
-@dataclass(slots=True)
-class _Stream:
-    call: Call
-    handler: Handler | None = None
-    window: int = 0  # how much the peer takes
-    buffer: bytearray = field(default_factory=bytearray)
-    given: int = 0  # received since the stream's window was last given back
-    pending: deque[bytes] = field(default_factory=deque)  # DATA payloads that wait for window
-    answered: bool = False
-    trailers: bytes | None = None
-    half_closed: bool = False
-
-
-class PeerError(Exception):
-    """The peer broke the protocol; the connection must be closed after what is left to send."""
-
-    def __init__(self, code: ErrorCode, text: str) -> None:
-        super().__init__(text)
-        self.code = code
 
 
 class Connection:
@@ -54,9 +30,6 @@ class Connection:
         accept: makes the handler of a call; None refuses it as unimplemented.
         limits: bounds.
         wake: called when there is output outside of ``receive``.
-
-    Attributes:
-        out: bytes to send, in order; ``take`` empties it.
     """
 
     def __init__(
@@ -65,42 +38,47 @@ class Connection:
         self._accept = accept
         self._limits = limits
         self._wake = wake
-        self._input = bytearray()
-        self._greeted = False
-        self._decoder = Decoder(max_header_list_size=_MAX_HEADER_BLOCK)
-        self._blocks: dict[bytes, tuple[str, Mapping[str, str]]] = {}
-        self._streams: dict[int, _Stream] = {}
+        self._reader = Reader(self._frame)
+        self._configured = False
+        self._blocks = Blocks()
+        self._streams: dict[int, Stream] = {}
         self._last_stream = 0
+        self._left_at: int | None = None  # the last stream taken before ``leave``
         self._block: tuple[int, int, bytearray] | None = None  # stream, flags, block so far, until END_HEADERS
-        self._window = frames.DEFAULT_WINDOW
-        self._initial_window = frames.DEFAULT_WINDOW
-        self._max_frame = frames.DEFAULT_FRAME
         self._consumed = 0
-        self._waiting: dict[int, None] = {}  # streams with pending data, in order
+        self._buffered = 0
         self._receiving = False
-        self._leaving = False
-        self.out: list[bytes] = [
+        self._output = Output(self._forget)
+        self._stream_window = min(max(limits.message * 2, frames.DEFAULT_WINDOW), frames.MAX_WINDOW)
+        self._stream_give_back = min(_GIVE_BACK, self._stream_window // 2)
+        self._output.out += (
             frames.settings(
                 {
                     # No dynamic table: equal header blocks then are equal bytes, and are decoded once.
                     Setting.HEADER_TABLE_SIZE: 0,
                     Setting.MAX_CONCURRENT_STREAMS: limits.streams,
-                    Setting.INITIAL_WINDOW_SIZE: max(limits.message * 2, frames.DEFAULT_WINDOW),
-                    Setting.MAX_HEADER_LIST_SIZE: _MAX_HEADER_BLOCK,
+                    Setting.INITIAL_WINDOW_SIZE: self._stream_window,
+                    Setting.MAX_HEADER_LIST_SIZE: MAX_BLOCK,
                 }
             ),
             frames.window_update(0, _RECEIVE_WINDOW - frames.DEFAULT_WINDOW),
-        ]
+        )
 
     @property
     def calls(self) -> int:
         """Calls open now."""
         return len(self._streams)
 
+    @property
+    def kept(self) -> int:
+        """Bytes kept for the peer now: input, unfinished messages, answers without window, a header block."""
+        block = 0 if self._block is None else len(self._block[2])
+        return len(self._reader.rest) + self._buffered + self._output.held + block
+
     def take(self) -> bytes:
-        """All output so far."""
-        data = b"".join(self.out)
-        self.out.clear()
+        """All output since the last time."""
+        data = b"".join(self._output.out)
+        self._output.out.clear()
         return data
 
     def receive(self, data: bytes) -> None:
@@ -111,25 +89,26 @@ class Connection:
         """
         self._receiving = True
         try:
-            self._read(data)
+            self._reader.feed(data)
         except PeerError as error:
-            self.out.append(frames.go_away(self._last_stream, error.code))
+            self._block = None
+            self._go_away(error.code)
             raise
         finally:
             self._receiving = False
 
     def lost(self) -> None:
         """The connection is gone: every open call is lost."""
-        streams, self._streams = self._streams, {}
-        for stream in streams.values():
-            if stream.handler is not None:
-                stream.handler.lost()
+        for stream in list(self._streams.values()):
+            self._forget(stream)
+            self._tell_lost(stream)
 
     def leave(self) -> None:
         """Take no further calls; those open go on."""
-        self._leaving = True
-        self.out.append(frames.go_away(self._last_stream, ErrorCode.NO_ERROR))
-        self._woken()
+        if self._left_at is None:
+            self._left_at = self._last_stream
+            self._go_away(ErrorCode.NO_ERROR)
+            self._woken()
 
     # ---- what handlers say ----
 
@@ -138,18 +117,10 @@ class Connection:
         stream = self._streams.get(number)
         if stream is None or stream.trailers is not None:
             return
-        if not stream.answered:
-            stream.answered = True
-            self.out.append(frames.frame(Kind.HEADERS, frames.END_HEADERS, number, _ANSWER))
-        payload = b"\x00" + struct.pack(">I", len(data)) + data
-        if not stream.pending and len(payload) <= min(stream.window, self._window, self._max_frame):
-            stream.window -= len(payload)
-            self._window -= len(payload)
-            self.out.append(frames.frame(Kind.DATA, 0, number, payload))
-        else:
-            stream.pending.append(payload)
-            self._waiting[number] = None
-            self._flush()
+        self._output.message(stream, data)
+        if self._output.held > self._limits.unsent:
+            _LOG.warning("the answers of %s are not taken by the peer; the call is reset", stream.call.path)
+            self._reset(stream, ErrorCode.ENHANCE_YOUR_CALM)
         self._woken()
 
     def finish(self, number: int, status: Status, message: str) -> None:
@@ -161,84 +132,64 @@ class Connection:
         if message:
             text = "".join(c if " " <= c <= "~" and c != "%" else "?" for c in message[:120])
             block += frames.literal(b"grpc-message", text.encode())
-        stream.trailers = block if stream.answered else _ANSWER + block
-        if not stream.pending:
-            self._close(number, stream)
+        stream.handler = None
+        self._drop_input(stream)
+        self._output.trailers(stream, block)
         self._woken()
 
     def _woken(self) -> None:
         if not self._receiving:
             self._wake()
 
-    def _close(self, number: int, stream: _Stream) -> None:
-        assert stream.trailers is not None
-        flags = frames.END_HEADERS | frames.END_STREAM
-        self.out.append(frames.frame(Kind.HEADERS, flags, number, stream.trailers))
-        if not stream.half_closed:
-            # All is said; the peer need not go on.
-            self.out.append(frames.reset(number, ErrorCode.NO_ERROR))
-        self._forget(number)
+    # ---- how calls end ----
 
-    def _forget(self, number: int) -> _Stream | None:
-        self._waiting.pop(number, None)
-        stream = self._streams.pop(number, None)
-        if stream is not None:
-            self._give_back(len(stream.buffer))
-        return stream
+    def _forget(self, stream: Stream) -> None:
+        if self._streams.pop(stream.number, None) is not None:
+            self._output.drop(stream)
+            self._drop_input(stream)
 
-    def _flush(self) -> None:
-        """Send pending data as far as windows allow, oldest stream first."""
-        for number in list(self._waiting):
-            if self._window <= 0:
-                return
-            stream = self._streams[number]
-            while stream.pending and stream.window > 0 and self._window > 0:
-                head = stream.pending[0]
-                size = min(len(head), stream.window, self._window, self._max_frame)
-                self.out.append(frames.frame(Kind.DATA, 0, number, head[:size]))
-                stream.window -= size
-                self._window -= size
-                if size == len(head):
-                    stream.pending.popleft()
-                else:
-                    stream.pending[0] = head[size:]
-            if not stream.pending:
-                del self._waiting[number]
-                if stream.trailers is not None:
-                    self._close(number, stream)
+    def _drop_input(self, stream: Stream) -> None:
+        self._buffered -= len(stream.buffer)
+        stream.buffer = bytearray()
+
+    def _reset(self, stream: Stream, code: ErrorCode) -> None:
+        self._output.out.append(frames.reset(stream.number, code))
+        self._forget(stream)
+        self._tell_lost(stream)
+
+    def _fail(self, stream: Stream, status: Status, message: str) -> None:
+        """End a call for a reason its handler does not know."""
+        handler = stream.handler
+        self.finish(stream.number, status, message)
+        stream.handler = handler
+        self._tell_lost(stream)
+
+    def _tell_lost(self, stream: Stream) -> None:
+        handler, stream.handler = stream.handler, None
+        if handler is not None:
+            try:
+                handler.lost()
+            except Exception:
+                _LOG.exception("%s failed when a call was lost", stream.call.path)
+
+    def _crashed(self, stream: Stream) -> None:
+        _LOG.exception("a call of %s failed", stream.call.path)
+        self._fail(stream, Status.INTERNAL, "the server failed; see its log")
+
+    def _go_away(self, code: ErrorCode) -> None:
+        # It may never rise: the peer repeats elsewhere what is above it.
+        last = self._last_stream if self._left_at is None else self._left_at
+        self._output.out.append(frames.go_away(last, code))
 
     # ---- what the peer says ----
-
-    def _read(self, data: bytes) -> None:
-        buffer = self._input
-        buffer += data
-        position, size = 0, len(buffer)
-        if not self._greeted:
-            if not frames.PREFACE.startswith(bytes(buffer[: len(frames.PREFACE)])):
-                raise PeerError(ErrorCode.PROTOCOL_ERROR, "not HTTP/2")
-            if size < len(frames.PREFACE):
-                return
-            self._greeted = True
-            position = len(frames.PREFACE)
-        try:
-            while size - position >= frames.HEADER_BYTES:
-                length = buffer[position] << 16 | buffer[position + 1] << 8 | buffer[position + 2]
-                if length > frames.DEFAULT_FRAME:
-                    raise PeerError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
-                end = position + frames.HEADER_BYTES + length
-                if size < end:
-                    break
-                kind, flags = buffer[position + 3], buffer[position + 4]
-                number = int.from_bytes(buffer[position + 5 : position + 9], "big") & frames.MAX_WINDOW
-                payload = bytes(buffer[position + frames.HEADER_BYTES : end])
-                position = end
-                self._frame(kind, flags, number, payload)
-        finally:
-            del buffer[:position]
 
     def _frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         if self._block is not None and kind != Kind.CONTINUATION:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, "a header block was interrupted")
+        if not self._configured:
+            if kind != Kind.SETTINGS or flags & frames.ACK:
+                raise PeerError(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
+            self._configured = True
         if kind == Kind.DATA:
             self._data(flags, number, payload)
         elif kind == Kind.HEADERS:
@@ -248,60 +199,62 @@ class Connection:
         elif kind == Kind.WINDOW_UPDATE:
             self._window_update(number, payload)
         elif kind == Kind.RST_STREAM:
-            stream = self._forget(number)
-            if stream is not None and stream.handler is not None:
-                stream.handler.lost()
+            self._expect(number, payload, 4, "RST_STREAM")
+            stream = self._streams.get(number)
+            if stream is not None:
+                self._forget(stream)
+                self._tell_lost(stream)
         elif kind == Kind.SETTINGS:
-            self._settings(flags, payload)
+            self._settings(flags, number, payload)
         elif kind == Kind.PING:
+            if number:
+                raise PeerError(ErrorCode.PROTOCOL_ERROR, "a PING on a stream")
             if len(payload) != 8:
-                raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "a ping of a wrong size")
+                raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "a PING of a wrong size")
             if not flags & frames.ACK:
-                self.out.append(frames.frame(Kind.PING, frames.ACK, 0, payload))
+                self._output.out.append(frames.frame(Kind.PING, frames.ACK, 0, payload))
         elif kind == Kind.PUSH_PROMISE:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, "a client may not push")
-        # GOAWAY, PRIORITY and unknown kinds need no answer.
+        # GOAWAY (its calls end as they like), PRIORITY (deprecated) and unknown kinds need no answer.
 
-    def _settings(self, flags: int, payload: bytes) -> None:
+    def _expect(self, number: int, payload: bytes, size: int, what: str) -> None:
+        """Check a frame that concerns a stream which is or was open."""
+        if len(payload) != size:
+            raise PeerError(ErrorCode.FRAME_SIZE_ERROR, f"a {what} of a wrong size")
+        if self._idle(number):
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, f"a {what} of a stream that was never opened")
+
+    def _idle(self, number: int) -> bool:
+        return number % 2 == 0 or number > self._last_stream
+
+    def _settings(self, flags: int, number: int, payload: bytes) -> None:
+        if number:
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
         if flags & frames.ACK:
+            if payload:
+                raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS ACK with a payload")
             return
-        if len(payload) % 6:
-            raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "settings of a wrong size")
-        for key, value in struct.iter_unpack(">HI", payload):
-            if key == Setting.INITIAL_WINDOW_SIZE:
-                if value > frames.MAX_WINDOW:
-                    raise PeerError(ErrorCode.FLOW_CONTROL_ERROR, "a window that is too large")
-                change, self._initial_window = value - self._initial_window, value
-                for stream in self._streams.values():
-                    stream.window += change
-            elif key == Setting.MAX_FRAME_SIZE:
-                self._max_frame = max(frames.DEFAULT_FRAME, min(value, 1024 * 1024))
-        self.out.append(frames.frame(Kind.SETTINGS, frames.ACK, 0))
-        self._flush()
+        said = peer_settings(payload)
+        self._output.out.append(frames.frame(Kind.SETTINGS, frames.ACK, 0))
+        self._output.configure(list(self._streams.values()), said.window, said.max_frame)
 
     def _window_update(self, number: int, payload: bytes) -> None:
-        if len(payload) != 4:
-            raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "a window update of a wrong size")
+        if number:
+            self._expect(number, payload, 4, "WINDOW_UPDATE")
+        elif len(payload) != 4:
+            raise PeerError(ErrorCode.FRAME_SIZE_ERROR, "a WINDOW_UPDATE of a wrong size")
         increment = int.from_bytes(payload, "big") & frames.MAX_WINDOW
-        if number == 0:
-            self._window += increment
-            if self._window > frames.MAX_WINDOW or not increment:
-                raise PeerError(ErrorCode.FLOW_CONTROL_ERROR, "the connection's window overflows")
-        else:
-            stream = self._streams.get(number)
-            if stream is None:
-                return
-            stream.window += increment
-            if stream.window > frames.MAX_WINDOW or not increment:
-                self._reset(number, ErrorCode.FLOW_CONTROL_ERROR)
-                return
-        self._flush()
-
-    def _reset(self, number: int, code: ErrorCode) -> None:
-        self.out.append(frames.reset(number, code))
-        stream = self._forget(number)
-        if stream is not None and stream.handler is not None:
-            stream.handler.lost()
+        if not number:
+            if not increment:
+                raise PeerError(ErrorCode.PROTOCOL_ERROR, "a WINDOW_UPDATE of nothing")
+            self._output.widen(increment)
+            return
+        stream = self._streams.get(number)
+        if stream is not None:
+            if not increment:
+                self._reset(stream, ErrorCode.PROTOCOL_ERROR)
+            elif not self._output.widen_stream(stream, increment):
+                self._reset(stream, ErrorCode.FLOW_CONTROL_ERROR)
 
     def _headers(self, flags: int, number: int, payload: bytes) -> None:
         block = frames.unpad(flags, payload)
@@ -317,113 +270,126 @@ class Connection:
     def _continuation(self, flags: int, number: int, payload: bytes) -> None:
         if self._block is None or self._block[0] != number:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, "a CONTINUATION of nothing")
-        block = self._block[2]
+        _, first_flags, block = self._block
         block += payload
-        if len(block) > _MAX_HEADER_BLOCK:
+        if len(block) > MAX_BLOCK:
             raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, "a header block that is too large")
         if flags & frames.END_HEADERS:
-            first_flags, self._block = self._block[1], None
+            self._block = None
             self._block_done(first_flags, number, bytes(block))
 
     def _block_done(self, flags: int, number: int, block: bytes) -> None:
-        path, metadata = self._decode(block)
+        headers = self._blocks.decode(block)
+        last = flags & frames.END_STREAM
         stream = self._streams.get(number)
-        if stream is None and number > self._last_stream:
+        if stream is not None:
+            # Trailers: gRPC clients have none that matter.
+            if stream.half_closed:
+                self._reset(stream, ErrorCode.STREAM_CLOSED)
+            elif not last:
+                self._reset(stream, ErrorCode.PROTOCOL_ERROR)
+            else:
+                self._half_close(stream)
+        elif number > self._last_stream:
             self._last_stream = number
-            if self._leaving or len(self._streams) >= self._limits.streams:
-                self.out.append(frames.reset(number, ErrorCode.REFUSED_STREAM))
+            if self._left_at is not None or len(self._streams) >= self._limits.streams:
+                self._output.out.append(frames.reset(number, ErrorCode.REFUSED_STREAM))
                 return
-            stream = self._open(number, path, metadata)
-        if stream is not None and flags & frames.END_STREAM:  # of a call without messages, or trailers
-            self._half_close(number, stream)
+            stream = self._open(Call(self, number, headers.get(":path", ""), headers))
+            if last:
+                self._half_close(stream)
+        elif not last:
+            # With END_STREAM: trailers of a call that is over, on their way before our reset arrived.
+            raise PeerError(ErrorCode.PROTOCOL_ERROR, f"stream {number} is opened after {self._last_stream}")
 
-    def _decode(self, block: bytes) -> tuple[str, Mapping[str, str]]:
-        known = self._blocks.get(block)
-        if known is not None:
-            return known
-        table = self._decoder.header_table.dynamic_entries
-        stateless = not table
+    def _open(self, call: Call) -> Stream:
+        stream = self._streams[call.number] = Stream(call.number, call, self._output.initial_window)
         try:
-            headers = self._decoder.decode(block, raw=True)
-        except HPACKError as error:
-            raise PeerError(ErrorCode.COMPRESSION_ERROR, f"broken header block: {error}") from error
-        metadata = {bytes(name).decode("latin-1"): bytes(value).decode("latin-1") for name, value in headers}
-        path = metadata.get(":path", "")
-        if stateless and not self._decoder.header_table.dynamic_entries:
-            # Only then do the same bytes mean the same headers again.
-            if len(self._blocks) >= _KEPT_BLOCKS:
-                self._blocks.clear()
-            self._blocks[block] = (path, metadata)
-        return path, metadata
-
-    def _open(self, number: int, path: str, metadata: Mapping[str, str]) -> _Stream:
-        call = Call(self, number, path, metadata)
-        stream = self._streams[number] = _Stream(call, window=self._initial_window)
-        stream.handler = self._accept(call)
-        if stream.handler is None:
-            call.finish(Status.UNIMPLEMENTED, f"there is no {path}")
+            handler = self._accept(call)
+        except Exception:
+            self._crashed(stream)
+            return stream
+        if handler is None:
+            call.finish(Status.UNIMPLEMENTED, f"there is no {call.path}")
+        elif stream.trailers is None:
+            stream.handler = handler
         return stream
 
-    def _half_close(self, number: int, stream: _Stream) -> None:
-        if number not in self._streams or stream.half_closed:
-            return
+    def _half_close(self, stream: Stream) -> None:
         stream.half_closed = True
-        if stream.handler is not None:
+        if stream.handler is None:
+            return
+        if stream.buffer:
+            self._fail(stream, Status.INTERNAL, "the call ended within a message")
+            return
+        try:
             stream.handler.end()
+        except Exception:
+            self._crashed(stream)
 
     def _data(self, flags: int, number: int, payload: bytes) -> None:
         size = len(payload)
-        stream = self._streams.get(number)
-        if stream is None or stream.half_closed:
-            # Of a call that is over: on its way before our reset arrived.
-            self._give_back(size)
-            if number > self._last_stream or number == 0:
-                raise PeerError(ErrorCode.PROTOCOL_ERROR, "DATA of a stream that was never opened")
-            return
+        self._consumed += size
+        if self._consumed >= _GIVE_BACK:
+            self._output.out.append(frames.window_update(0, self._consumed))
+            self._consumed = 0
         data = frames.unpad(flags, payload)
         if data is None:
             raise PeerError(ErrorCode.PROTOCOL_ERROR, "broken padding")
-        self._give_back(size - len(data))
+        stream = self._streams.get(number)
+        if stream is None:
+            if self._idle(number):
+                raise PeerError(ErrorCode.PROTOCOL_ERROR, "DATA of a stream that was never opened")
+            return  # of a call that is over: on its way before our reset arrived
+        if stream.half_closed:
+            self._reset(stream, ErrorCode.STREAM_CLOSED)
+            return
         stream.given += size
-        if stream.given >= _GIVE_BACK:
-            self.out.append(frames.window_update(number, stream.given))
+        if stream.given >= self._stream_give_back:
+            self._output.out.append(frames.window_update(number, stream.given))
             stream.given = 0
-        if not stream.buffer and len(data) >= _PREFIX and data[0] == 0 and _length(data) + _PREFIX == len(data):
-            self._message(number, stream, data[_PREFIX:], len(data))
-        else:
-            stream.buffer += data
-            self._messages(number, stream)
+        if stream.handler is not None:
+            self._bytes(stream, data)
         if flags & frames.END_STREAM:
-            self._half_close(number, stream)
+            self._half_close(stream)
 
-    def _messages(self, number: int, stream: _Stream) -> None:
+    def _bytes(self, stream: Stream, data: bytes) -> None:
+        """Cut messages out of a stream's bytes."""
         buffer = stream.buffer
-        while number in self._streams and stream.trailers is None and len(buffer) >= _PREFIX:
-            length = _length(buffer)
-            if buffer[0] != 0:
-                stream.call.finish(Status.UNIMPLEMENTED, "compressed messages are not supported")
-                return
-            if length > self._limits.message:
+        size = len(data) - _PREFIX
+        if size >= 0 and not buffer and data[0] == 0 and _length(data) == size <= self._limits.message:
+            self._message(stream, data[_PREFIX:])  # the usual: one message, one frame
+            return
+        self._buffered += len(data)
+        buffer += data
+        position, size = 0, len(buffer)
+        while stream.handler is not None and size - position >= _PREFIX:
+            length = _length(buffer, position)
+            if buffer[position] != 0:
+                self._fail(stream, Status.UNIMPLEMENTED, "compressed messages are not supported")
+            elif length > self._limits.message:
                 text = f"a message of {length} bytes; {self._limits.message} are allowed"
-                stream.call.finish(Status.RESOURCE_EXHAUSTED, text)
-                return
-            if len(buffer) < _PREFIX + length:
-                return
-            data = bytes(buffer[_PREFIX : _PREFIX + length])
-            del buffer[: _PREFIX + length]
-            self._message(number, stream, data, _PREFIX + length)
+                self._fail(stream, Status.RESOURCE_EXHAUSTED, text)
+            elif size - position < _PREFIX + length:
+                break
+            else:
+                start = position + _PREFIX
+                position = start + length
+                self._message(stream, bytes(memoryview(buffer)[start:position]))
+        if stream.handler is None:
+            return  # and what was buffered is dropped
+        del buffer[:position]
+        self._buffered -= position
+        if self._buffered > self._limits.buffered:
+            self._fail(stream, Status.RESOURCE_EXHAUSTED, "too many large messages at once on this connection")
 
-    def _message(self, number: int, stream: _Stream, data: bytes, size: int) -> None:
-        self._give_back(size)
-        if stream.handler is not None and number in self._streams and stream.trailers is None:
+    def _message(self, stream: Stream, data: bytes) -> None:
+        assert stream.handler is not None
+        try:
             stream.handler.message(data)
-
-    def _give_back(self, size: int) -> None:
-        self._consumed += size
-        if self._consumed >= _GIVE_BACK:
-            self.out.append(frames.window_update(0, self._consumed))
-            self._consumed = 0
+        except Exception:
+            self._crashed(stream)
 
 
-def _length(data: bytes | bytearray) -> int:
-    return int.from_bytes(data[1:_PREFIX], "big")
+def _length(data: bytes | bytearray, position: int = 0) -> int:
+    return int.from_bytes(data[position + 1 : position + _PREFIX], "big")

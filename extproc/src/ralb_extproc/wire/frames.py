@@ -9,6 +9,7 @@ HEADER_BYTES: Final = 9
 DEFAULT_WINDOW: Final = 65_535
 DEFAULT_FRAME: Final = 16_384
 MAX_WINDOW: Final = 2**31 - 1
+MAX_FRAME: Final = 2**24 - 1
 
 END_STREAM: Final = 0x1
 ACK: Final = 0x1
@@ -36,6 +37,7 @@ class Setting(IntEnum):
     """Settings used here."""
 
     HEADER_TABLE_SIZE = 1
+    ENABLE_PUSH = 2
     MAX_CONCURRENT_STREAMS = 3
     INITIAL_WINDOW_SIZE = 4
     MAX_FRAME_SIZE = 5
@@ -56,7 +58,15 @@ class ErrorCode(IntEnum):
     ENHANCE_YOUR_CALM = 11
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+class PeerError(Exception):
+    """The peer broke the protocol; the connection must be closed after what is left to send."""
+
+    def __init__(self, code: ErrorCode, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes | memoryview = b"") -> bytes:
     """A whole frame."""
     return struct.pack(">IBI", len(payload) << 8 | kind, flags, stream) + payload
 

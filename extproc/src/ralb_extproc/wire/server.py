@@ -6,25 +6,33 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from ralb_extproc.wire.calls import Call, Handler, Limits
-from ralb_extproc.wire.connection import Connection, PeerError
+from ralb_extproc.wire.connection import Connection
+from ralb_extproc.wire.frames import PeerError
 
 _LOG = logging.getLogger(__name__)
 # A peer that does not read what it is sent is cut off at this.
 _MAX_UNSENT: Final = 256 * 1024 * 1024
+# How long a connection that is closed may take for the last bytes.
+_LINGER_S: Final = 2.0
 
 
 class _Peer(asyncio.Protocol):
     def __init__(self, server: "Server") -> None:
         self._server = server
         self._transport: asyncio.Transport | None = None
+        self._closing: asyncio.TimerHandle | None = None
         self.connection = Connection(server.accept, server.limits, self._write)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._server.peers.add(self)
+        if self._server.stopping:
+            self.connection.leave()
         self._write()
 
     def data_received(self, data: bytes) -> None:
+        if self._closing is not None:
+            return
         try:
             self.connection.receive(data)
         except PeerError as error:
@@ -34,23 +42,27 @@ class _Peer(asyncio.Protocol):
             return
         self._write()
 
-    def eof_received(self) -> bool:
-        return False
-
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
+        if self._closing is not None:
+            self._closing.cancel()
         self._server.peers.discard(self)
         self.connection.lost()
 
     def close(self) -> None:
-        if self._transport is not None:
+        """Close after what is written is out, or was not taken for a while."""
+        if self._transport is not None and self._closing is None:
             self._transport.close()
+            self._closing = asyncio.get_running_loop().call_later(_LINGER_S, self._transport.abort)
 
     def _write(self) -> None:
         transport = self._transport
-        if transport is None or not self.connection.out:
+        if transport is None:
             return
-        transport.write(self.connection.take())
+        data = self.connection.take()
+        if not data:
+            return
+        transport.write(data)
         if transport.get_write_buffer_size() > _MAX_UNSENT:
             _LOG.warning("a peer does not read what it is sent and is cut off")
             transport.abort()
@@ -64,11 +76,13 @@ class Server:
 
     Attributes:
         peers: connections now open.
+        stopping: ``stop`` was called.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.peers: set[_Peer] = set()
+        self.stopping = False
         self._methods: dict[str, Callable[[Call], Handler]] = {}
         self._server: asyncio.Server | None = None
 
@@ -86,6 +100,7 @@ class Server:
 
         Raises:
             OSError: the address cannot be bound.
+            ValueError: the port is no number.
         """
         loop = asyncio.get_running_loop()
         path = address.removeprefix("unix:")
@@ -95,17 +110,24 @@ class Server:
         host, _, port = address.rpartition(":")
         host = host.strip("[]")
         self._server = await loop.create_server(lambda: _Peer(self), host, int(port))
-        return f"{host}:{self._server.sockets[0].getsockname()[1]}"
+        real = self._server.sockets[0].getsockname()[1]
+        return f"[{host}]:{real}" if ":" in host else f"{host}:{real}"
 
     async def stop(self, grace: float) -> None:
         """Take no more calls, let open ones end for up to ``grace`` seconds, then close."""
+        self.stopping = True
         if self._server is not None:
             self._server.close()
         for peer in list(self.peers):
             peer.connection.leave()
-        deadline = asyncio.get_running_loop().time() + grace
+        loop = asyncio.get_running_loop()
         # Calls end when peers say so; a coarse look is enough for the few moments of a shutdown.
-        while any(peer.connection.calls for peer in self.peers) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+        deadline = loop.time() + grace
+        while any(peer.connection.calls for peer in self.peers) and loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         for peer in list(self.peers):
             peer.close()
+        # Their last bytes; whoever does not take them is cut off by then.
+        deadline = loop.time() + _LINGER_S + 0.5
+        while self.peers and loop.time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
