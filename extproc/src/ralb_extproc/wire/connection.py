@@ -91,14 +91,14 @@ class Connection:
         try:
             self._reader.feed(data)
         except PeerError as error:
-            self._block = None
             self._go_away(error.code)
             raise
         finally:
             self._receiving = False
 
     def lost(self) -> None:
-        """The connection is gone: every open call is lost."""
+        """The connection is gone: every open call is lost, and nothing is kept."""
+        self._reader.rest, self._block = b"", None
         for stream in list(self._streams.values()):
             self._forget(stream)
             self._tell_lost(stream)
