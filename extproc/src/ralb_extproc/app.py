@@ -7,12 +7,12 @@ import logging
 import os
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ralb.v1 import snapshot_pb2 as pb
 from ralb_extproc.admin import AdminServer
 from ralb_extproc.decision import Decision, explanation
-from ralb_extproc.feedback import AccessLogService, Learner, Settled
+from ralb_extproc.feedback import AccessLogService, Learner, Outcome, Settled
 from ralb_extproc.metrics import Scraper
 from ralb_extproc.place import PodTable
 from ralb_extproc.records import Records
@@ -61,7 +61,7 @@ class Processor:
         self.records = Records(self.sink.put)
         self.pods = PodTable()
         self.learner = Learner(self.pods, settled=self._on_settled)
-        self.access_log = AccessLogService(self.learner.learn)
+        self.access_log = AccessLogService(self._on_outcome)
         self.telemetry = Telemetry(self.pods)
         self.scraper = Scraper(self.pods)
         self.telemetry.watched.scraper = self.scraper
@@ -133,6 +133,11 @@ class Processor:
         elif decision.plan is not None and decision.placement is not None:
             plan, placement = decision.plan, decision.placement
             telemetry.decided(plan.policy, plan.rule, plan.tier, placement.attempts[0].pool, placement.reason)
+
+    def _on_outcome(self, outcome: Outcome) -> None:
+        if not outcome.decision_id:
+            outcome = replace(outcome, decision_id=self.records.named(outcome.request_id))
+        self.learner.learn(outcome)
 
     def _on_settled(self, settled: Settled) -> None:
         self.telemetry.settled(settled)

@@ -28,6 +28,7 @@ class Decision:
         snapshot: version decided under.
         path: path without query, for requests that could not be parsed.
         summary: what the record says of a request that was let go.
+        request_id: the client's or Envoy's ``x-request-id``; "" if there is none.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Decision:
     error: ClientError | None = None
     stages: dict[str, float] = field(default_factory=dict)
     summary: dict[str, Any] | None = None
+    request_id: str = ""
 
     def let_go(self) -> None:
         """Keep of the request only what the record says of it: bodies can be large, and answers take long."""

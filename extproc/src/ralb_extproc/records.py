@@ -34,6 +34,8 @@ class Records:
         self._limit = limit
         self._overdue = overdue
         self._waiting: OrderedDict[str, Decision] = OrderedDict()
+        # x-request-id -> decision id of those waiting; clients may choose ids, then the latest counts.
+        self._named: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -45,9 +47,27 @@ class Records:
             return
         decision.let_go()
         self._waiting[decision.id] = decision
+        if decision.request_id:
+            self._named[decision.request_id] = decision.id
         if len(self._waiting) > self._limit:
-            _, oldest = self._waiting.popitem(last=False)
-            self._put(record(oldest))
+            self._put(record(self._oldest()))
+
+    def named(self, request_id: str) -> str:
+        """The id of the decision that waits under an ``x-request-id``; "" if there is none.
+
+        When a client leaves at the very moment its request is decided, Envoy logs the end without ever having taken our
+        answer, and so without the decision's id.
+        """
+        return self._named.get(request_id, "")
+
+    def _oldest(self) -> Decision:
+        _, decision = self._waiting.popitem(last=False)
+        self._forget(decision)
+        return decision
+
+    def _forget(self, decision: Decision) -> None:
+        if self._named.get(decision.request_id) == decision.id:
+            del self._named[decision.request_id]
 
     def settled(self, settled: Settled, table: RoutingTable | None) -> float | None:
         """An outcome arrived: record it with its decision, if one is waiting.
@@ -58,6 +78,7 @@ class Records:
         decision = self._waiting.pop(settled.outcome.decision_id, None)
         if decision is None:
             return None
+        self._forget(decision)
         outcome = outcome_record(decision, settled, table)
         self._put(record(decision, outcome))
         top: float | None = outcome.get("top_tier_cost_usd")
@@ -71,16 +92,14 @@ class Records:
             first = next(iter(self._waiting.values()))
             if first.time > limit:
                 break
-            self._waiting.popitem(last=False)
-            self._put(record(first))
+            self._put(record(self._oldest()))
             count += 1
         return count
 
     def flush(self) -> None:
         """Record everything that is waiting, without outcomes."""
         while self._waiting:
-            _, decision = self._waiting.popitem(last=False)
-            self._put(record(decision))
+            self._put(record(self._oldest()))
 
 
 def outcome_record(decision: Decision, settled: Settled, table: RoutingTable | None) -> dict[str, Any]:

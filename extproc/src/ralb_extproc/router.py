@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ralb_api.errors import ClientError, Code
+from ralb_api.headers import REQUEST_ID
 from ralb_extproc.decision import Decision
+from ralb_extproc.feedback import MAX_ID
 from ralb_extproc.place import Ask, Dice, NowhereError, PodTable, commit, place, prefix_of
 from ralb_extproc.plan import plan
 from ralb_extproc.request import parse
@@ -75,6 +77,7 @@ class Router:
             The decision; refused requests have ``error`` set and lack the later stages.
         """
         decision = self.open(path)
+        decision.request_id = headers.get(REQUEST_ID, "")[:MAX_ID]
         try:
             self._stages(decision, path, headers, body)
         except ClientError as error:

@@ -129,6 +129,21 @@ def test_a_routed_decision_is_recorded_once_with_its_outcome() -> None:
     assert line["outcome"]["cost_usd"] < line["outcome"]["top_tier_cost_usd"]
 
 
+def test_a_waiting_decision_is_found_by_its_request_id_and_forgotten_with_it() -> None:
+    records = Records(lambda _: None)
+    made = router()
+    first = made.decide(CHAT, HEADERS | {"x-request-id": "r1"}, body())
+    second = made.decide(CHAT, HEADERS | {"x-request-id": "r1"}, body())
+    for decision in (first, second):
+        records.decided(decision)
+    assert records.named("r1") == second.id, "of a repeated id the latest"
+    records.settled(settled(first), table())
+    assert records.named("r1") == second.id
+    records.settled(settled(second), table())
+    assert records.named("r1") == ""
+    assert records.named("") == ""
+
+
 def test_refused_decisions_are_recorded_at_once() -> None:
     out: list[dict[str, Any]] = []
     decision = router().open(CHAT)
