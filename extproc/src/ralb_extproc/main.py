@@ -5,9 +5,13 @@ import asyncio
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ralb_api import __version__
 from ralb_api.logs import configure
+
+if TYPE_CHECKING:
+    from ralb_extproc.app import Options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return uvloop.run(_run(options))
 
 
-async def _run(options: "Options") -> int:  # type: ignore[name-defined]  # noqa: F821
+async def _run(options: "Options") -> int:
     from ralb_extproc.app import Processor
 
     stopping = asyncio.Event()

@@ -4,6 +4,7 @@ prometheus_client's own take a lock and several calls per observation, which on 
 decision; these only add to numbers. Everything, showing included, happens on the event loop, so there is nothing to lock.
 """
 
+from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
@@ -74,8 +75,9 @@ class Labelled(Collector, Generic[_S]):
                 child = self._children[values] = self._make()
         return child
 
+    @abstractmethod
     def _make(self) -> _S:
-        raise NotImplementedError
+        """A new child."""
 
 
 class Counters(Labelled[Count]):
