@@ -30,6 +30,84 @@ class Pod:
 
 
 @dataclass(frozen=True, slots=True)
+class Service:
+    """A Service as far as routing cares.
+
+    Attributes:
+        namespace, name: as in Kubernetes.
+        ports: (port name, "" if it has none; port number).
+        external_name: the DNS name of a Service of type ExternalName; "" for others.
+    """
+
+    namespace: str
+    name: str
+    ports: tuple[tuple[str, int], ...]
+    external_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SliceEndpoint:
+    """One address of an EndpointSlice; ``pod`` is the pod's name, "" if the address is no pod's."""
+
+    ip: str
+    ready: bool
+    pod: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSlice:
+    """Part of a Service's endpoints.
+
+    Attributes:
+        namespace, name: as in Kubernetes.
+        service: the Service it belongs to (label ``kubernetes.io/service-name``).
+        ports: (port name, number of the container's port).
+        endpoints: the addresses, IPv4 or IPv6 without brackets.
+    """
+
+    namespace: str
+    name: str
+    service: str
+    ports: tuple[tuple[str, int], ...]
+    endpoints: tuple[SliceEndpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InferencePool:
+    """A Gateway API ``InferencePool`` (v1): the pods it selects, and the ports they serve on."""
+
+    namespace: str
+    name: str
+    selector: Mapping[str, str]
+    ports: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A Gateway API ``ReferenceGrant``: who may refer into its namespace, and to what.
+
+    Attributes:
+        namespace, name: of the grant; its namespace is where the targets are.
+        sources: (group, kind, namespace) of those who may refer.
+        targets: (group, kind, name) of what they may refer to; name "" = any.
+    """
+
+    namespace: str
+    name: str
+    sources: tuple[tuple[str, str, str], ...]
+    targets: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A Secret that some object refers to. Its data is in no ``repr``, so that it is in no log either."""
+
+    namespace: str
+    name: str
+    data: Mapping[str, bytes] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Gateway:
     """Where Envoy listens and finds the processor: settings of the installation, not of any object.
 
@@ -58,6 +136,9 @@ class View:
     Attributes:
         pools, tiers, policies: valid objects by key.
         pods: all pods seen.
+        services, slices, inference_pools, grants: what pools and references may point to.
+        secrets: those of the referenced Secrets that are there, by (namespace, name).
+        unreadable_secrets: (namespace, name) of referenced Secrets that may not be read -> why.
         problems: what was wrong with objects that could not be parsed (they are in none of the maps).
         sources: object -> ``file:line`` where it came from, for messages; empty for cluster objects.
         gateway: installation settings.
@@ -67,6 +148,12 @@ class View:
     tiers: Mapping[ObjectKey, ModelTier] = field(default_factory=dict)
     policies: Mapping[ObjectKey, RoutingPolicy] = field(default_factory=dict)
     pods: tuple[Pod, ...] = ()
+    services: tuple[Service, ...] = ()
+    slices: tuple[EndpointSlice, ...] = ()
+    inference_pools: tuple[InferencePool, ...] = ()
+    grants: tuple[Grant, ...] = ()
+    secrets: Mapping[tuple[str, str], Secret] = field(default_factory=dict)
+    unreadable_secrets: Mapping[tuple[str, str], str] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     sources: Mapping[ObjectKey, str] = field(default_factory=dict)
     gateway: Gateway = field(default_factory=Gateway)
