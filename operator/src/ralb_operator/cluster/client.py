@@ -1,0 +1,394 @@
+"""A small client of the Kubernetes API: JSON requests and watch streams, on the event loop.
+
+What objects mean may not enter. The trap: aiohttp's exceptions carry request headers, and with them the token, so none of
+them leaves this module; callers see ``ApiError`` only, and ``CredentialsError`` when there is nothing to log in with.
+"""
+
+import asyncio
+import logging
+import random
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final, Self
+
+import aiohttp
+import orjson
+
+from ralb_operator.cluster.credentials import Credentials, CredentialsError, CredentialsSource
+
+_LOG = logging.getLogger(__name__)
+
+MERGE_PATCH: Final = "application/merge-patch+json"
+APPLY_PATCH: Final = "application/apply-patch+yaml"
+
+MAX_RESPONSE_BYTES: Final = 128 * 1024 * 1024
+# etcd takes objects up to 1.5 MiB by default; JSON and managedFields may make more of it.
+MAX_LINE_BYTES: Final = 16 * 1024 * 1024
+_MAX_ERROR_BYTES: Final = 64 * 1024
+_MAX_MESSAGE: Final = 1000
+_CONCURRENT: Final = 32
+_TRIES: Final = 4
+_MAX_RETRY_AFTER_S: Final = 10.0
+_REFRESH_S: Final = 60.0
+# Answers of a broken login come in crowds; one new try in this time is enough.
+_RELOAD_S: Final = 5.0
+
+UNREACHABLE: Final = "Unreachable"
+TIMEOUT: Final = "Timeout"
+UNREADABLE: Final = "Unreadable"
+INACTIVE: Final = "Inactive"
+
+
+class ApiError(Exception):
+    """A request that did not work out.
+
+    Attributes:
+        status: HTTP status; 0 when no whole answer came.
+        reason: the API server's word (``NotFound``, ``Conflict``, ``Forbidden``, ``Expired`` ...), or with status 0 one of
+            ``Unreachable``, ``Timeout``, ``Unreadable``, ``Inactive``.
+        message: what happened, for people.
+        retry_after: seconds the server asks to wait, if it does.
+    """
+
+    def __init__(self, status: int, reason: str, message: str, retry_after: float | None = None) -> None:
+        super().__init__(f"{status} {reason}: {message}" if status else f"{reason}: {message}")
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.retry_after = retry_after
+
+    @property
+    def gone(self) -> bool:
+        """The resourceVersion or continue token is too old: list anew."""
+        return self.status == 410 or self.reason in ("Expired", "Gone")
+
+
+class ApiClient:
+    """Requests to one API server. Create and use it on one event loop; ``async with`` or ``close`` it.
+
+    Args:
+        source: where the credentials come from.
+        user_agent: how the API server's audit log names us.
+    """
+
+    def __init__(self, source: CredentialsSource, user_agent: str = "ralb-operator") -> None:
+        self._source = source
+        self._user_agent = user_agent
+        self._session: aiohttp.ClientSession | None = None
+        self._credentials: Credentials | None = None
+        self._read_at = 0.0
+        self._reloaded_at = -_RELOAD_S
+        self._reading = asyncio.Lock()
+        self._slots = asyncio.Semaphore(_CONCURRENT)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End all connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def credentials(self) -> Credentials:
+        """The current credentials; read again once a minute.
+
+        Raises:
+            CredentialsError: there are none, and there never were any.
+        """
+        if (known := self._credentials) is not None and time.monotonic() - self._read_at < _REFRESH_S:
+            return known
+        async with self._reading:
+            now = time.monotonic()
+            if self._credentials is None:
+                self._credentials = await asyncio.to_thread(self._source.load)
+                self._read_at = now
+            elif now - self._read_at >= _REFRESH_S:
+                self._read_at = now
+                try:
+                    self._credentials = await asyncio.to_thread(self._source.refresh)
+                except CredentialsError as error:
+                    _LOG.warning("%s; going on with the ones from before", error)
+            return self._credentials
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+        timeout: float = 30.0,  # noqa: ASYNC109  # of the whole call, retries included
+    ) -> Any:
+        """One call; GETs are tried again a few times when the server asks for patience.
+
+        Args:
+            method: such as GET.
+            path: such as ``/api/v1/pods``.
+            params: the query.
+            body: JSON-able data, or None.
+            content_type: of the body.
+            accept: media type of the answer; it must be JSON of some kind.
+            timeout: seconds.
+
+        Returns:
+            The parsed answer; None if it was empty.
+
+        Raises:
+            ApiError: it failed.
+            CredentialsError: there is nothing to log in with.
+        """
+        data = None if body is None else orjson.dumps(body)
+        headers = {"accept": accept} | ({} if data is None else {"content-type": content_type})
+        try:
+            async with asyncio.timeout(timeout), self._slots:
+                return await self._patiently(method, path, params, data, headers)
+        except TimeoutError:
+            raise ApiError(0, TIMEOUT, f"{method} {path} had no answer within {timeout:g} s") from None
+
+    async def _patiently(
+        self, method: str, path: str, params: Mapping[str, str] | None, data: bytes | None, headers: dict[str, str]
+    ) -> Any:
+        for left in range(_TRIES - 1, -1, -1):
+            try:
+                async with self._send(method, path, params, data, headers) as response:
+                    payload = await _payload(response, MAX_RESPONSE_BYTES)
+                return _parsed(payload)
+            except ApiError as error:
+                if not left or method != "GET" or error.status not in (429, 503) or error.retry_after is None:
+                    raise
+                await asyncio.sleep(min(error.retry_after, _MAX_RETRY_AFTER_S) * random.uniform(1.0, 1.2))
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    async def watch(
+        self, path: str, params: Mapping[str, str], *, accept: str = "application/json", inactivity: float = 90.0
+    ) -> AsyncIterator[dict[str, Any]]:
+        """The events of a watch, until the server ends it.
+
+        A last line without its end is not an event: the same resourceVersion asked for again brings it.
+
+        Args:
+            path: of the collection.
+            params: the query; ``watch=1`` is added.
+            accept: media type of the objects.
+            inactivity: seconds without a byte after which the connection counts as dead.
+
+        Yields:
+            Dicts with ``type`` and ``object`` (a dict).
+
+        Raises:
+            ApiError: the watch was refused, broke or got stuck, or the server sent an ERROR event (its status and reason).
+            CredentialsError: there is nothing to log in with.
+        """
+        async with self._send(
+            "GET", path, {**params, "watch": "1"}, None, {"accept": accept}, read_timeout=inactivity
+        ) as response:
+            buffer = bytearray()
+            scanned = 0
+            try:
+                async for chunk in response.content.iter_any():
+                    buffer += chunk
+                    while (end := buffer.find(b"\n", scanned)) >= 0:
+                        line = bytes(buffer[:end])
+                        del buffer[: end + 1]
+                        scanned = 0
+                        if line.strip():
+                            yield _event(line)
+                    scanned = len(buffer)
+                    if scanned > MAX_LINE_BYTES:
+                        raise ApiError(0, UNREADABLE, f"an event of {path} is larger than {MAX_LINE_BYTES} bytes")
+            except TimeoutError:
+                raise ApiError(0, INACTIVE, f"nothing came from the watch of {path} in {inactivity:g} s") from None
+            except (aiohttp.ClientError, OSError) as error:
+                raise ApiError(0, UNREACHABLE, f"the watch of {path} broke: {_kind(error)}") from None
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None,
+        data: bytes | None,
+        headers: dict[str, str],
+        read_timeout: float | None = None,
+    ) -> "_Call":
+        return _Call(self, method, path, params, data, headers, read_timeout)
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            # No limit here: what is bounded are requests (``_slots``), and watches by those who start them.
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"user-agent": self._user_agent},
+                # Watch lines arrive in chunks of any size; this is only the read-ahead.
+                read_bufsize=256 * 1024,
+            )
+        return self._session
+
+    async def _reload(self, refused: Credentials) -> bool:
+        """Read the credentials anew; whether there are other ones than the refused."""
+        async with self._reading:
+            if self._credentials is not refused:
+                return True
+            now = time.monotonic()
+            if now - self._reloaded_at < _RELOAD_S:
+                return False
+            self._reloaded_at = now
+            try:
+                fresh = await asyncio.to_thread(self._source.load)
+            except CredentialsError as error:
+                _LOG.warning("%s", error)
+                return False
+            self._credentials = fresh
+            self._read_at = now
+            return True
+
+
+class _Call:
+    """One request as a context manager: the response with a good status inside, ``ApiError`` for everything else."""
+
+    def __init__(
+        self,
+        client: ApiClient,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None,
+        data: bytes | None,
+        headers: dict[str, str],
+        read_timeout: float | None,
+    ) -> None:
+        self._client = client
+        self._method, self._path, self._params, self._data, self._headers = method, path, params, data, headers
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=10.0, sock_read=read_timeout)
+        self._response: aiohttp.ClientResponse | None = None
+
+    async def __aenter__(self) -> aiohttp.ClientResponse:
+        credentials = await self._client.credentials()
+        response = await self._once(credentials)
+        if response is None or response.status == 401:
+            # A token or a CA that was rotated under us; an API server refuses without having done anything.
+            if response is not None:
+                response.close()
+            if await self._client._reload(credentials):
+                response = await self._once(await self._client.credentials())
+            elif response is not None:
+                raise ApiError(401, "Unauthorized", "the API server does not accept our credentials")
+        if response is None:
+            raise ApiError(0, UNREACHABLE, f"the certificate of {credentials.server} is not to be trusted")
+        if response.status >= 300:
+            try:
+                raise await _refusal(response, self._method, self._path)
+            finally:
+                response.close()
+        self._response = response
+        return response
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._response is not None:
+            # Bodies that were read to their end give the connection back; others end it.
+            self._response.release() if self._response.content.at_eof() else self._response.close()
+
+    async def _once(self, credentials: Credentials) -> aiohttp.ClientResponse | None:
+        """The response, whatever its status; None if the server's certificate is not trusted."""
+        headers = dict(self._headers)
+        if credentials.authorization:
+            headers["authorization"] = credentials.authorization
+        try:
+            return await self._client._open().request(
+                self._method,
+                credentials.server + self._path,
+                params=self._params,
+                data=self._data,
+                headers=headers,
+                ssl=credentials.tls if credentials.tls is not None else True,
+                server_hostname=credentials.server_name or None,
+                proxy=credentials.proxy or None,
+                timeout=self._timeout,
+                allow_redirects=False,
+            )
+        except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError):
+            return None
+        except TimeoutError:
+            message = f"{credentials.server} does not answer"
+            raise ApiError(0, TIMEOUT, message) from None
+        except (aiohttp.ClientError, OSError) as error:
+            message = f"{credentials.server} cannot be reached: {_kind(error)}"
+            raise ApiError(0, UNREACHABLE, message) from None
+
+
+def _kind(error: Exception) -> str:
+    """An error without anything of the request in it."""
+    cause = getattr(error, "os_error", error)
+    return (isinstance(cause, OSError) and cause.strerror) or type(error).__name__
+
+
+async def _payload(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in response.content.iter_any():
+            size += len(chunk)
+            if size > limit:
+                raise ApiError(0, UNREADABLE, f"the answer is larger than {limit} bytes")
+            parts.append(chunk)
+    except (aiohttp.ClientError, OSError) as error:
+        raise ApiError(0, UNREACHABLE, f"the answer broke off: {_kind(error)}") from None
+    return b"".join(parts)
+
+
+def _parsed(payload: bytes) -> Any:
+    if not payload:
+        return None
+    try:
+        return orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        raise ApiError(0, UNREADABLE, "the answer is not JSON; is this a Kubernetes API server?") from None
+
+
+def _event(line: bytes) -> dict[str, Any]:
+    try:
+        event = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        raise ApiError(0, UNREADABLE, "a line of the watch is not JSON") from None
+    if not isinstance(event, dict) or not isinstance(event.get("object"), dict):
+        raise ApiError(0, UNREADABLE, "a line of the watch is not an event")
+    if event.get("type") == "ERROR":
+        status = event["object"]
+        code = status.get("code")
+        raise ApiError(
+            code if isinstance(code, int) else 0, *_words(status, "Unknown", "the watch ended with an error")
+        )
+    return event
+
+
+async def _refusal(response: aiohttp.ClientResponse, method: str, path: str) -> ApiError:
+    status: Any = None
+    try:
+        # Enough for any Status; what is longer is a proxy's page.
+        async with asyncio.timeout(5):
+            status = _parsed(await _payload(response, _MAX_ERROR_BYTES))
+    except (TimeoutError, ApiError):
+        pass
+    default = response.reason or "Unknown"
+    reason, message = _words(status if isinstance(status, dict) else {}, default, f"{method} {path} was refused")
+    return ApiError(response.status, reason, message, _retry_after(response))
+
+
+def _words(status: Mapping[str, Any], reason: str, message: str) -> tuple[str, str]:
+    def text(name: str, default: str) -> str:
+        value = status.get(name)
+        return value[:_MAX_MESSAGE] if isinstance(value, str) and value else default
+
+    return text("reason", reason), text("message", message)
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isascii() and text.isdecimal() and len(text) < 6 else None
