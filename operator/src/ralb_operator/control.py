@@ -8,6 +8,7 @@ from ralb_operator.publish import Publisher, PublishReport
 from ralb_operator.quarantine import Quarantine, without
 from ralb_operator.serving import Serving, serve
 from ralb_operator.snapshots import SnapshotServer
+from ralb_operator.tls import ServerTls
 from ralb_operator.view import View
 from ralb_operator.xds.server import AdsServer
 
@@ -30,10 +31,12 @@ class ControlPlane:
 
     Args:
         listen: ``unix:/path`` or ``host:port``.
+        tls: see ``serving.serve``.
     """
 
-    def __init__(self, listen: str) -> None:
+    def __init__(self, listen: str, tls: ServerTls | None = None) -> None:
         self._listen = listen
+        self._tls = tls
         self.ads = AdsServer()
         self.snapshots = SnapshotServer()
         self.publisher = Publisher(self.ads, self.snapshots)
@@ -47,8 +50,9 @@ class ControlPlane:
 
         Raises:
             OSError: the address cannot be bound.
+            ValueError: there is no TLS material yet.
         """
-        self._serving = await serve(self._listen, self.ads, self.snapshots)
+        self._serving = await serve(self._listen, self.ads, self.snapshots, self._tls)
 
     async def apply(self, view: View) -> Applied:
         """Compile a view and publish it; of views that come meanwhile the newest wins.

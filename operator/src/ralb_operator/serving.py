@@ -10,6 +10,7 @@ from envoy.service.discovery.v3 import ads_pb2_grpc
 
 from ralb.v1 import snapshot_pb2_grpc
 from ralb_operator.snapshots import MAX_SNAPSHOT_BYTES, SnapshotServer
+from ralb_operator.tls import ServerTls
 from ralb_operator.xds.server import AdsServer
 
 # The kernel's limit on the path of a Unix socket, less the terminating zero.
@@ -49,16 +50,19 @@ class Serving:
         await self._server.stop(grace)
 
 
-async def serve(address: str, ads: AdsServer, snapshots: SnapshotServer) -> Serving:
+async def serve(address: str, ads: AdsServer, snapshots: SnapshotServer, tls: ServerTls | None = None) -> Serving:
     """Start serving.
 
     Args:
         address: ``unix:/path`` or ``host:port`` (port 0 = any free one).
         ads: the discovery service.
         snapshots: the snapshot service.
+        tls: require it of every client, with a certificate of the client's own. None = in clear, for Unix sockets and
+            loopback: whoever connects is served, credentials of providers included.
 
     Raises:
         OSError: the address cannot be bound; the message says why.
+        ValueError: ``tls`` has no material yet.
     """
     path = address.removeprefix("unix:")
     if path != address:
@@ -69,11 +73,13 @@ async def serve(address: str, ads: AdsServer, snapshots: SnapshotServer) -> Serv
         folder = os.path.dirname(path) or "."
         if not await asyncio.to_thread(os.path.isdir, folder):
             raise OSError(f"cannot listen on {address}: there is no folder {folder!r}")
-    server = grpc.aio.server(options=_OPTIONS)
+    credentials = tls.credentials() if tls is not None else None
+    server = grpc.aio.server(interceptors=tls.interceptors() if tls is not None else (), options=_OPTIONS)
     ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(ads, server)
     snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(snapshots, server)
     try:
-        port = server.add_insecure_port(address)
+        secure = credentials is not None
+        port = server.add_secure_port(address, credentials) if secure else server.add_insecure_port(address)
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}: {error}") from error
     await server.start()
