@@ -10,7 +10,7 @@ from ralb_api.objects import KINDS, ModelPool
 from ralb_operator.explain_errors import _EXPLAINERS, Finding, close_to, dotted, explain, listed, shown
 
 ENGINES = "vLLM, SGLang, Generic"
-PORT = "port is where the pods serve the model's API. Defaults to 8000."
+PORT = "port is where the pods serve the model's API, 1 to 65535. Defaults to 8000."
 
 
 def findings(kind: str, spec: object) -> list[Finding]:
@@ -199,7 +199,7 @@ CASES: list[tuple[str, str, object, Finding]] = [
         Finding(
             "spec.backend.pods.metricsPath",
             "must have 1 to 512 characters, has 601",
-            "metricsPath is where on the same port the metrics are. Defaults to /metrics.",
+            "metricsPath is where on the serving port the metrics are. At most 512 characters. Defaults to /metrics.",
         ),
     ),
     (
@@ -283,7 +283,7 @@ CASES: list[tuple[str, str, object, Finding]] = [
         Finding(
             "spec.backend.pods.engine",
             f"must be one of {ENGINES}, not 3",
-            "engine says which metrics the pods publish: vLLM, SGLang, or Generic for none (placement then goes by what the "
+            "engine says which metrics the replicas publish: vLLM, SGLang, or Generic for none (placement then goes by what the "
             "gateway itself has in flight). Defaults to vLLM.",
         ),
     ),
@@ -306,8 +306,8 @@ CASES: list[tuple[str, str, object, Finding]] = [
         pool(backend={}),
         Finding(
             "spec.backend",
-            "exactly one of pods and service must be set: neither is",
-            "set pods or service, and remove the other",
+            "exactly one of pods, service, inferencePool and external must be set: none is",
+            "set one of them, and remove the others",
         ),
     ),
     (

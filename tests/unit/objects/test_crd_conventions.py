@@ -184,7 +184,7 @@ def test_constraints_reach_the_crd() -> None:
         rule["message"].partition(";")[0] for _, schema in ALL for rule in schema.get("x-kubernetes-validations", ())
     }
     assert rules >= {
-        "exactly one of pods and service must be set",
+        "exactly one of pods, service, inferencePool and external must be set",
         "exactly one of tier and reject must be set",
         "min must be less than max",
         "min must not be greater than max",

@@ -87,11 +87,15 @@ def test_durations_that_are_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "spec", "message"),
     [
-        ("ModelPool", {**POOL, "backend": {}}, "exactly one of pods and service must be set: neither is"),
+        (
+            "ModelPool",
+            {**POOL, "backend": {}},
+            "exactly one of pods, service, inferencePool and external must be set: none is",
+        ),
         (
             "ModelPool",
             {**POOL, "backend": {**POOL["backend"], "service": {"host": "h", "port": 1}}},
-            "exactly one of pods and service must be set: both are",
+            "exactly one of pods, service, inferencePool and external must be set: pods and service are",
         ),
         (
             "ModelPool",

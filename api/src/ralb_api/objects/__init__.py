@@ -5,6 +5,20 @@ parsed by them. Every field has bounds and a description whose first words are t
 ``kubectl explain`` shows.
 """
 
+from ralb_api.objects.backend import (
+    Backend,
+    CACertificateRef,
+    CredentialsRef,
+    Engine,
+    ExternalBackend,
+    InferencePoolBackend,
+    PodsBackend,
+    ProviderSchema,
+    ProviderTLS,
+    Selector,
+    ServiceBackend,
+    TLSMode,
+)
 from ralb_api.objects.common import HeaderMatch, HeaderMatchType, Metadata, Object
 from ralb_api.objects.policy import (
     Action,
@@ -21,20 +35,7 @@ from ralb_api.objects.policy import (
     Use,
     When,
 )
-from ralb_api.objects.pool import (
-    Backend,
-    Balancing,
-    Capability,
-    CircuitBreaker,
-    Cost,
-    Engine,
-    Model,
-    ModelPool,
-    ModelPoolSpec,
-    PodsBackend,
-    Selector,
-    ServiceBackend,
-)
+from ralb_api.objects.pool import Balancing, Capability, CircuitBreaker, Cost, Model, ModelPool, ModelPoolSpec
 from ralb_api.objects.tier import ModelTier, ModelTierSpec, ReasoningEffort, TierPool
 
 KINDS: dict[str, type[Object]] = {
@@ -44,6 +45,13 @@ KINDS: dict[str, type[Object]] = {
 }
 
 __all__ = [
+    "TLSMode",
+    "ProviderTLS",
+    "ProviderSchema",
+    "InferencePoolBackend",
+    "ExternalBackend",
+    "CredentialsRef",
+    "CACertificateRef",
     "KINDS",
     "Action",
     "ActionOptions",

@@ -39,8 +39,37 @@ _WORD = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _PATH = r"^/[!-~]*$"
 _HOSTNAME = r"^(\*\.)?[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?$"
 _HOST = r"^[A-Za-z0-9]([-A-Za-z0-9.:]*[A-Za-z0-9])?$"
+_SECRET_KEY = r"^[A-Za-z0-9._-]+$"
+_PATH_PREFIX = r"^(/[A-Za-z0-9_~][A-Za-z0-9._~:@+-]*)+$"
 _LABEL_VALUE = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
 _LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+
+# Words of CEL that can be field names: https://kubernetes.io/docs/reference/using-api/cel/#escaping
+_CEL_WORDS = frozenset(
+    (
+        "true",
+        "false",
+        "null",
+        "in",
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "for",
+        "function",
+        "if",
+        "import",
+        "let",
+        "loop",
+        "package",
+        "namespace",
+        "return",
+        "var",
+        "void",
+        "while",
+    )
+)
 
 # What a value must look like, in words, by the pattern that says so to machines.
 FORMS: dict[str, str] = {
@@ -53,6 +82,8 @@ FORMS: dict[str, str] = {
     _PATH: "a path that starts with / and has no spaces, such as /v1/chat/completions",
     _HOSTNAME: "a host name without scheme and port, such as llm.example.com or *.example.com",
     _HOST: "a DNS name or an IP address without scheme and port, such as chat.models.svc",
+    _SECRET_KEY: "a key of a Secret: letters, digits and - _ .",
+    _PATH_PREFIX: "a path that starts with / and does not end with it, without query and dot segments, such as /openai",
     _LABEL_VALUE: "letters, digits and - _ ., starting and ending with a letter or digit",
     _LABEL_KEY: "a label key such as app or app.kubernetes.io/name",
 }
@@ -67,6 +98,8 @@ Word = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_WO
 Path = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=_PATH)]
 Hostname = Annotated[str, StringConstraints(min_length=1, max_length=253, to_lower=True, pattern=_HOSTNAME)]
 Host = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=_HOST)]
+SecretKey = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=_SECRET_KEY)]
+PathPrefix = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_PATH_PREFIX)]
 LabelValue = Annotated[str, StringConstraints(max_length=63, pattern=_LABEL_VALUE)]
 LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317, pattern=_LABEL_KEY)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -118,19 +151,32 @@ class Constraint:
         return {**out, "fieldPath": f".{self.field}"} if self.field else out
 
 
-def exactly_one(first: str, second: str) -> Constraint:
-    """Of two optional fields one must be set and the other not."""
+def exactly_one(*fields: str) -> Constraint:
+    """Of several optional fields (attribute names) one must be set and the others not."""
+    names = [to_camel(name) for name in fields]
+    every = f"{', '.join(names[:-1])} and {names[-1]}"
+    few = len(names) == 2
 
     def breach(model: Any) -> str | None:
-        a, b = getattr(model, first) is not None, getattr(model, second) is not None
-        return None if a != b else "both are" if a else "neither is"
+        there = [name for name, field in zip(names, fields, strict=True) if getattr(model, field) is not None]
+        if len(there) == 1:
+            return None
+        if not there:
+            return "neither is" if few else "none is"
+        return "both are" if few else f"{', '.join(there[:-1])} and {there[-1]} are"
 
+    there = [f"has(self.{cel_name(name)})" for name in names]
     return Constraint(
-        cel=f"has(self.{first}) != has(self.{second})",
+        cel=f"{there[0]} != {there[1]}" if few else f"[{', '.join(there)}].exists_one(x, x)",
         breach=breach,
-        message=f"exactly one of {first} and {second} must be set",
-        hint=f"set {first} or {second}, and remove the other",
+        message=f"exactly one of {every} must be set",
+        hint=f"set {names[0]} or {names[1]}, and remove the other" if few else "set one of them, and remove the others",
     )
+
+
+def cel_name(name: str) -> str:
+    """A field's name as CEL must write it: words of the language are escaped."""
+    return f"__{name}__" if name in _CEL_WORDS else name
 
 
 class Spec(BaseModel):

@@ -5,29 +5,18 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from ralb_api.objects.backend import Backend
 from ralb_api.objects.common import (
     Constraint,
     Duration,
-    Host,
     LabelKey,
     LabelValue,
     ModelName,
     Object,
-    Path,
-    Port,
     Spec,
     duplicates,
-    exactly_one,
     seconds,
 )
-
-
-class Engine(StrEnum):
-    """Which metrics the servers speak."""
-
-    VLLM = "vLLM"
-    SGLANG = "SGLang"
-    GENERIC = "Generic"
 
 
 class Capability(StrEnum):
@@ -89,55 +78,6 @@ class Model(Spec):
         description="capabilities lists what the model can do: Chat, Completions, Embeddings, Tools, Vision, Audio, "
         "StructuredOutput, Reasoning. A request that needs one that is not listed goes elsewhere. Empty, the default, "
         "means not declared: nothing is refused.",
-    )
-
-
-class Selector(Spec):
-    """Which pods belong to the pool."""
-
-    match_labels: dict[LabelKey, LabelValue] = Field(
-        min_length=1,
-        max_length=16,
-        description="matchLabels are labels a pod must all carry. 1 to 16.",
-    )
-
-
-class PodsBackend(Spec):
-    """Pods in the pool's own namespace, balanced one by one."""
-
-    selector: Selector = Field(description="selector chooses the pods, in the pool's own namespace.")
-    port: Port = Field(default=8000, description="port is where the pods serve the model's API. Defaults to 8000.")
-    engine: Engine = Field(
-        default=Engine.VLLM,
-        description="engine says which metrics the pods publish: vLLM, SGLang, or Generic for none (placement then goes by "
-        "what the gateway itself has in flight). Defaults to vLLM.",
-    )
-    metrics_path: Path = Field(
-        default="/metrics",
-        description="metricsPath is where on the same port the metrics are. Defaults to /metrics.",
-    )
-
-
-class ServiceBackend(Spec):
-    """A Service or DNS name behind which something else balances."""
-
-    host: Host = Field(
-        description="host is a DNS name or IP address, such as chat.models.svc. Its replicas are not seen one by one, so "
-        "pods are not chosen by their state; prefer pods where you can."
-    )
-    port: Port = Field(description="port is the port of the service.")
-
-
-class Backend(Spec):
-    """Where the replicas are; exactly one of pods and service."""
-
-    constraints: ClassVar = (exactly_one("pods", "service"),)
-
-    pods: PodsBackend | None = Field(
-        default=None, description="pods balances over pods chosen by label, by their own state. The usual choice."
-    )
-    service: ServiceBackend | None = Field(
-        default=None, description="service sends to one name that balances by itself."
     )
 
 
@@ -223,7 +163,9 @@ class ModelPoolSpec(Spec):
     """What the user asks for."""
 
     model: Model = Field(description="model says which model the pool's replicas serve.")
-    backend: Backend = Field(description="backend says where the replicas are: exactly one of pods and service.")
+    backend: Backend = Field(
+        description="backend says where the replicas are: exactly one of pods, service, inferencePool and external."
+    )
     cost: Cost = Field(
         default_factory=Cost, description="cost is what the model costs in US dollars; it is reported, and compared."
     )

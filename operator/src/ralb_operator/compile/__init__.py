@@ -54,7 +54,7 @@ def _cluster(key: ObjectKey, pool: ModelPool) -> PoolCluster:
     return PoolCluster(
         pool=key.id,
         model=spec.model.name,
-        service=None if service is None else (service.host, service.port),
+        service=None if service is None or service.host is None else (service.host, service.port),
         slow_start_s=seconds(spec.balancing.slow_start),
         max_requests=breaker.max_requests,
         retry_budget_percent=breaker.retry_budget_percent,
