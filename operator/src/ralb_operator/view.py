@@ -6,7 +6,7 @@ The same View gives the same Result whatever the order things arrived in.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ralb_api.objects import ModelPool, ModelTier, RoutingPolicy
+from ralb_api.objects import ModelPool, ModelTier, Object, RoutingPolicy
 from ralb_api.problems import ObjectKey, Problem
 
 
@@ -118,6 +118,7 @@ class Gateway:
         max_attempts: tries per request, the first included.
         idle_timeout_s: a request is ended after so long without a byte either way.
         processor_timeout_s: how long one ext_proc answer may take.
+        ca_file: where Envoy finds the CAs of its system (PEM), for providers whose certificates are public.
     """
 
     address: str = "127.0.0.1"
@@ -127,6 +128,7 @@ class Gateway:
     max_attempts: int = 4
     idle_timeout_s: float = 600.0
     processor_timeout_s: float = 5.0
+    ca_file: str = "/etc/ssl/certs/ca-certificates.crt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ class View:
 
     Attributes:
         pools, tiers, policies: valid objects by key.
+        others: valid objects of kinds that this version does not act on yet.
         pods: all pods seen.
         services, slices, inference_pools, grants: what pools and references may point to.
         secrets: those of the referenced Secrets that are there, by (namespace, name).
@@ -157,3 +160,4 @@ class View:
     problems: tuple[Problem, ...] = ()
     sources: Mapping[ObjectKey, str] = field(default_factory=dict)
     gateway: Gateway = field(default_factory=Gateway)
+    others: Mapping[ObjectKey, Object] = field(default_factory=dict)

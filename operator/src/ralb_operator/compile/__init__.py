@@ -11,6 +11,7 @@ from ralb_operator.compile.envoy.clusters import PoolCluster, nowhere_cluster, p
 from ralb_operator.compile.envoy.endpoints import assignment
 from ralb_operator.compile.envoy.listener import listener
 from ralb_operator.compile.envoy.routes import routes
+from ralb_operator.compile.grants import needs
 from ralb_operator.compile.pools import PoolEndpoints, endpoints
 from ralb_operator.compile.resolve import Resolved, resolve
 from ralb_operator.compile.result import Condition, ConditionType, Reason, Result, Status
@@ -19,7 +20,7 @@ from ralb_operator.compile.statuses import statuses
 from ralb_operator.view import Gateway, View
 from ralb_operator.xds.resources import Resources
 
-__all__ = ["Condition", "ConditionType", "Reason", "Result", "Status", "compile_view"]
+__all__ = ["Condition", "ConditionType", "Reason", "Result", "Status", "compile_view", "needs"]
 
 
 def compile_view(view: View) -> Result:
