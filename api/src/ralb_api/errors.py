@@ -27,6 +27,7 @@ class Code(StrEnum):
     UNKNOWN_PATH = "unknown_path"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     REJECTED_BY_POLICY = "rejected_by_policy"
+    OVERLOADED = "overloaded"
     NO_ENDPOINT = "no_endpoint"
     NOT_READY = "not_ready"
     UPSTREAM_ERROR = "upstream_error"

@@ -41,6 +41,13 @@ RESERVED_PREFIXES: Final = ("x-envoy-", "x-gateway-")
 # Dynamic metadata the processor sets and Envoy reads.
 METADATA_LB: Final = "envoy.lb"
 METADATA_LB_KEY: Final = "x-gateway-destination-endpoint"
+# Endpoint Picker Protocol: the pick is also a header of that name; what gateways tell the picker.
+DESTINATION: Final = METADATA_LB_KEY
+METADATA_SUBSET: Final = "envoy.lb.subset_hint"
+METADATA_SUBSET_KEY: Final = "x-gateway-destination-endpoint-subset"
+METADATA_SERVED_KEY: Final = "x-gateway-destination-endpoint-served"
+# The InferenceObjective of a request, under its two names.
+OBJECTIVE_HEADERS: Final = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
 METADATA_ORDER: Final = "ralb.order"
 METADATA_DECISION: Final = "ralb.decision"
 # Dynamic metadata Envoy extracts from answers and the access log carries back.

@@ -6,18 +6,19 @@ Used by the ext_proc service and by ``ralb explain`` alike, so what is explained
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import replace
 
 from ralb_api.errors import ClientError, Code
-from ralb_api.headers import REQUEST_ID
+from ralb_api.headers import REQUEST_ID, RETRY_AFTER
 from ralb_extproc.decision import Decision
 from ralb_extproc.feedback import MAX_ID
 from ralb_extproc.place import Ask, Dice, NowhereError, PodTable, commit, place, prefix_of
 from ralb_extproc.plan import plan
-from ralb_extproc.request import parse
+from ralb_extproc.request import PATHS, parse
+from ralb_extproc.request.tokens import estimate_json
 from ralb_extproc.table import RoutingTable
-from ralb_extproc.types import Request
+from ralb_extproc.types import Candidate, Plan, Request, Understanding
 from ralb_extproc.understand import Understander
 
 # (pool id, intent) -> expected answer tokens
@@ -26,6 +27,17 @@ ExpectedOutput = Callable[[str, str], int]
 NOT_READY = ClientError(
     503, Code.NOT_READY, "The gateway has no configuration yet; try again in a moment.", headers=(("retry-after", "1"),)
 )
+
+
+def no_endpoint() -> ClientError:
+    """Nobody is there to serve a request."""
+    message = "No model server is ready for this request; try again."
+    return ClientError(503, Code.NO_ENDPOINT, message, headers=((RETRY_AFTER, "1"),))
+
+
+def overloaded(message: str) -> ClientError:
+    """Somebody is there, but there is no room for this request now."""
+    return ClientError(429, Code.OVERLOADED, message, headers=((RETRY_AFTER, "1"),))
 
 
 class Router:
@@ -105,10 +117,83 @@ class Router:
         try:
             placement = place(table, self.pods, chosen, ask, now, self._dice, self._max_attempts)
         except NowhereError as error:
-            raise ClientError(503, Code.NO_ENDPOINT, "No model server is ready for this request; try again.") from error
+            raise no_endpoint() from error
         decision.placement = placement
         commit(self.pods, decision.id, placement, chosen, ask, now)
         stages["place"] = clock() - planned
+
+    def pick(
+        self,
+        pool: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        only: Container[str] | None = None,
+        sheddable: bool = False,
+    ) -> Decision:
+        """Place a request in one pool, whatever model it names, and charge the chosen pod.
+
+        Args:
+            pool: pool id.
+            path: one of ``request.PATHS`` if the body is to be understood; any other is placed by load alone.
+            headers: lower-case names.
+            body: as received; None when it is not known.
+            only: addresses it may go to; None = any of the pool.
+            sheddable: refuse it where no pod that works is below its concurrency cap.
+
+        Returns:
+            The decision; every attempt has an endpoint. Refused requests have ``error`` set.
+        """
+        decision = self.open(path)
+        decision.request_id = headers.get(REQUEST_ID, "")[:MAX_ID]
+        try:
+            self._pick(decision, pool, headers, body, only, sheddable)
+        except ClientError as error:
+            decision.error = replace(error)
+        return decision
+
+    def _pick(
+        self,
+        decision: Decision,
+        pool: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        only: Container[str] | None,
+        sheddable: bool,
+    ) -> None:
+        table = self.table
+        if table is None:
+            raise replace(NOT_READY)
+        clock, stages = time.perf_counter, decision.stages
+        start = clock()
+        model = intent = ""
+        if body is not None and decision.path in PATHS:
+            request = decision.request = parse(decision.path, headers, body)
+            parsed = clock()
+            stages["parse"] = parsed - start
+            understanding: Understanding = self._understander.understand(request)
+            decision.understanding = understanding
+            start = clock()
+            stages["understand"] = start - parsed
+            model, intent = request.model, understanding.intent
+            ask = replace(self._ask(request, intent, pool, 0), only=only)
+        else:
+            tokens = estimate_json(body) if body and body[:1] in b"{[" else 0
+            ask = Ask(input_tokens=tokens, only=only)
+        chosen = decision.plan = Plan("", "", "", "", (Candidate(pool, model, "", 0, 1),))
+        now = time.monotonic()
+        try:
+            placement = place(table, self.pods, chosen, ask, now, self._dice, self._max_attempts)
+        except NowhereError as error:
+            raise no_endpoint() from error
+        if not placement.attempts[0].endpoint:
+            raise no_endpoint()
+        if sheddable and placement.reason == "saturated" and table.pools[pool].concurrency_per_replica:
+            raise overloaded("Every model server of this pool is busy, and this request is one that may wait.")
+        decision.placement = placement
+        commit(self.pods, decision.id, placement, chosen, ask, now)
+        stages["place"] = clock() - start
 
     def _ask(self, request: Request, intent: str, pool: str, cap: int) -> Ask:
         limits = [limit for limit in (request.max_output, cap) if limit]

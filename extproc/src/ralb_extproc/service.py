@@ -9,10 +9,6 @@ Trap: a handler that raises makes Envoy answer with a bare error, so every fault
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, TypeAlias
-
-from envoy.service.ext_proc.v3.external_processor_pb2 import HttpHeaders, ProcessingRequest, ProcessingResponse
-from google.protobuf.message import DecodeError
 
 from ralb_api import headers as names
 from ralb_api.errors import ClientError, Code
@@ -27,12 +23,12 @@ from ralb_extproc.answer import (
     upstream_body,
 )
 from ralb_extproc.decision import Decision
+from ralb_extproc.protocol import METHOD, Reply, headers_of, parsed, pass_on, serialized
 from ralb_extproc.router import NOT_READY, Router
 from ralb_extproc.types import Api
-from ralb_extproc.wire import Call, Handler, Server, Status
+from ralb_extproc.wire import Call, Handler, Server
 
 _LOG = logging.getLogger(__name__)
-_METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 _MODELS = "/v1/models"
 _APIS = frozenset(str(api) for api in Api)
 # Where the rewriting filter's streams say which model they want; set by the operator in the cluster's config.
@@ -41,8 +37,6 @@ _INTERNAL = ClientError(500, Code.INTERNAL_ERROR, "The gateway failed to handle 
 
 # Called once per request with the finished decision; routed ones are reported on by the access log later.
 OnDecision = Callable[[Decision], None]
-# A ProcessingResponse, or one serialized before (the generated classes carry no types).
-Reply: TypeAlias = Any
 
 
 class ProcessorService:
@@ -60,7 +54,7 @@ class ProcessorService:
 
     def add_to(self, server: Server) -> None:
         """Register with a server."""
-        server.add(_METHOD, self._open)
+        server.add(METHOD, self._open)
 
     def _open(self, call: Call) -> Handler:
         model = call.metadata.get(_REWRITE_MODEL)
@@ -155,22 +149,22 @@ class _Request:
         self._path = ""
 
     def message(self, data: bytes) -> None:
-        message = _parsed(self._call, data)
+        message = parsed(self._call, data)
         kind = message.WhichOneof("request") if message is not None else None
         if kind == "request_headers":
-            headers = self._headers = _headers(message.request_headers)
+            headers = self._headers = headers_of(message.request_headers)
             path = self._path = headers.get(":path", "").partition("?")[0]
             answer = self._service.on_headers(path, headers, last=message.request_headers.end_of_stream)
-            self._call.send(_serialized(answer))
+            self._call.send(serialized(answer))
             if answer is not CONTINUE:
                 self._call.finish()
         elif kind == "request_body":
             answer = self._service.on_body(self._path, self._headers, message.request_body.body)
-            self._call.send(_serialized(answer))
+            self._call.send(serialized(answer))
             # The answer to the client does not pass here, so there is nothing to wait for.
             self._call.finish()
         elif message is not None:
-            self._call.send(_serialized(_pass_on(kind)))
+            self._call.send(serialized(pass_on(kind)))
 
     def end(self) -> None:
         self._call.finish()
@@ -189,47 +183,18 @@ class _Rewrite:
         self._model = model
 
     def message(self, data: bytes) -> None:
-        message = _parsed(self._call, data)
+        message = parsed(self._call, data)
         kind = message.WhichOneof("request") if message is not None else None
         if kind == "request_headers":
             self._call.send(REWRITE_HEADERS)
         elif kind == "request_body":
-            self._call.send(_serialized(rewritten(message.request_body.body, self._model)))
+            self._call.send(serialized(rewritten(message.request_body.body, self._model)))
             self._call.finish()
         elif message is not None:
-            self._call.send(_serialized(_pass_on(kind)))
+            self._call.send(serialized(pass_on(kind)))
 
     def end(self) -> None:
         self._call.finish()
 
     def lost(self) -> None:
         """Nothing is held."""
-
-
-def _parsed(call: Call, data: bytes) -> Any:
-    """The message, or None after ending the call because it is none."""
-    try:
-        return ProcessingRequest.FromString(data)
-    except DecodeError:
-        call.finish(Status.INVALID_ARGUMENT, "not a ProcessingRequest")
-        return None
-
-
-def _headers(message: HttpHeaders) -> dict[str, str]:
-    """Headers by name; of a repeated one the first counts. Bytes that are not UTF-8 are replaced."""
-    out: dict[str, str] = {}
-    for header in message.headers.headers:
-        out.setdefault(header.key, (header.raw_value or header.value.encode()).decode("utf-8", "replace"))
-    return out
-
-
-def _pass_on(kind: str | None) -> ProcessingResponse:
-    """An empty reply of the same kind, for messages that the filter's settings should not send at all."""
-    message = ProcessingResponse()
-    if kind is not None:
-        getattr(message, kind).SetInParent()
-    return message
-
-
-def _serialized(message: Reply) -> bytes:
-    return message if isinstance(message, bytes) else bytes(message.SerializeToString())

@@ -10,7 +10,7 @@ queue than its peers counts for less. Weight 0 comes after all others of its lev
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -47,6 +47,7 @@ class Ask:
         prefix: its hashed prompt.
         intent: for learning; see ``FlightInfo``.
         stream: for learning.
+        only: addresses it may go to; None = any.
     """
 
     input_tokens: int
@@ -54,6 +55,7 @@ class Ask:
     prefix: Prefix = NO_PREFIX
     intent: str = ""
     stream: bool = False
+    only: Container[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +204,8 @@ def _option(
     candidate: Candidate, pool: Pool, pods: PodTable, ask: Ask, now: float, dice: Dice, want: int, spare: bool
 ) -> _Option:
     view = pods.view(candidate.pool)
+    if view is not None and ask.only is not None:
+        view = view.narrowed(ask.only)
     if view is None:
         # A pool that should have pods and has none can only answer 503: last of all.
         return _Option(candidate, pool, None, None, _EMPTY if pool.metrics_path else FIT, 1, False, 0.0)

@@ -78,7 +78,12 @@ class PodTable:
         return self.data[:, view.select]
 
     def steady(self, view: PoolView, now: float) -> Steady:
-        """What holds for some milliseconds about a pool's pods; computed again when it is too old or a pod's state jumps."""
+        """What holds for some milliseconds about a pool's pods; computed again when it is too old or a pod's state jumps.
+
+        Of a part of a pool (``PoolView.narrowed``) nothing is kept.
+        """
+        if self._views.get(view.pool) is not view:
+            return steady(self.block(view), view.cap, now)
         found = self._steady.get(view.pool)
         if found is None or not 0.0 <= now - found.at <= STEADY_SECONDS:
             found = self._steady[view.pool] = steady(self.block(view), view.cap, now)

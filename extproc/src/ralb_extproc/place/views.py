@@ -1,5 +1,6 @@
 """Names of things in the pod table: a pool's slots, who a slot is, what an update changed."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -25,6 +26,14 @@ class PoolView:
     slots: tuple[int, ...]
     select: slice | Slots
     cap: int
+
+    def narrowed(self, addresses: Container[str]) -> "PoolView | None":
+        """Only those pods whose addresses are among these; None when that is nobody."""
+        kept = [pair for pair in zip(self.addresses, self.slots, strict=True) if pair[0] in addresses]
+        if not kept:
+            return None
+        slots = tuple(slot for _, slot in kept)
+        return PoolView(self.pool, tuple(address for address, _ in kept), slots, select(slots), self.cap)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -95,8 +96,8 @@ class Server:
         make = self._methods.get(call.path)
         return None if make is None else make(call)
 
-    async def start(self, address: str) -> str:
-        """Listen on ``unix:/path`` or ``host:port`` (port 0 = any free one); returns the real address.
+    async def start(self, address: str, tls: ssl.SSLContext | None = None) -> str:
+        """Listen on ``unix:/path`` or ``host:port`` (port 0 = any free one), there with ``tls``; returns the real address.
 
         Raises:
             OSError: the address cannot be bound.
@@ -109,7 +110,7 @@ class Server:
             return address
         host, _, port = address.rpartition(":")
         host = host.strip("[]")
-        self._server = await loop.create_server(lambda: _Peer(self), host, int(port))
+        self._server = await loop.create_server(lambda: _Peer(self), host, int(port), ssl=tls)
         real = self._server.sockets[0].getsockname()[1]
         return f"[{host}]:{real}" if ":" in host else f"{host}:{real}"
 
