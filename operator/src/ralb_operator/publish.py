@@ -238,7 +238,7 @@ class Publisher:
                     self._ads.set(type_url, left)
                 since = min((stamp for stamp in self._retired.values() if stamp is not None), default=limit)
 
-    def _nacks(self) -> tuple[Nack, ...]:
+    def nacks(self) -> tuple[Nack, ...]:
         """Refusals of what is wanted; what is only kept until its removal may be refused."""
         return tuple(nack for nack in self._ads.nacks() if (nack.type_url, nack.name) not in self._retired)
 
@@ -253,7 +253,7 @@ class Publisher:
 
     def _old_needed(self) -> bool:
         """Somebody still works by what was there before."""
-        users_refused = any(nack.type_url in _USERS for nack in self._nacks())
+        users_refused = any(nack.type_url in _USERS for nack in self.nacks())
         return self._done is None or users_refused or any(p.refused for p in self._snapshots.processors())
 
     def _report(
@@ -272,7 +272,7 @@ class Publisher:
             outcome,
             resources.version,
             snapshot.version,
-            self._nacks(),
+            self.nacks(),
             refusals,
             late_envoys,
             late_processors,

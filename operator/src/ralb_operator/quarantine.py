@@ -27,7 +27,7 @@ class Quarantine:
         """Take note of refusals; whether there is one that was not known."""
         new = False
         for nack in nacks:
-            if _pool(nack.type_url, nack.name) is None or nack.version is None:
+            if pool_of(nack.type_url, nack.name) is None or nack.version is None:
                 continue
             known = self._refused.get((nack.type_url, nack.name))
             if known is None or known[0] != nack.version:
@@ -40,7 +40,7 @@ class Quarantine:
         found: dict[ObjectKey, str] = {}
         for (type_url, name), (version, message) in list(self._refused.items()):
             resource = result.xds.get(type_url).get(name)
-            key = _pool(type_url, name)
+            key = pool_of(type_url, name)
             if resource is None or resource.version != version or key is None:
                 del self._refused[type_url, name]
             else:
@@ -65,7 +65,7 @@ def without(view: View, pools: Mapping[ObjectKey, str]) -> View:
     return replace(view, pools=kept, problems=(*view.problems, *problems))
 
 
-def _pool(type_url: str, name: str) -> ObjectKey | None:
+def pool_of(type_url: str, name: str) -> ObjectKey | None:
     """The pool a resource belongs to; None for resources of no pool."""
     if type_url == CLUSTER:
         if not name.startswith(_CLUSTER_PREFIX):

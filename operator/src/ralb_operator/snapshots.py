@@ -65,6 +65,7 @@ class SnapshotServer(snapshot_pb2_grpc.SnapshotServiceServicer):
     Attributes:
         sent: snapshots sent so far.
         refusals: snapshots refused so far.
+        progress: made whenever a processor said something or left, and when there is a new snapshot.
     """
 
     def __init__(self, *, max_streams: int = 1000, clock: Callable[[], float] = time.time) -> None:
@@ -74,7 +75,7 @@ class SnapshotServer(snapshot_pb2_grpc.SnapshotServiceServicer):
         self._clock = clock
         self._snapshot: snapshot_pb2.Snapshot | None = None
         self._sessions: set[_Session] = set()
-        self._progress = Progress()
+        self.progress = Progress()
         self._closing = False
 
     @property
@@ -101,7 +102,7 @@ class SnapshotServer(snapshot_pb2_grpc.SnapshotServiceServicer):
         if snapshot.version == self.version:
             return
         self._snapshot = snapshot
-        self._progress.made()
+        self.progress.made()
         for session in self._sessions:
             session.wake.set()
 
@@ -123,7 +124,7 @@ class SnapshotServer(snapshot_pb2_grpc.SnapshotServiceServicer):
             Node ids of those that have not answered after ``timeout``. When another version has been set meanwhile, nobody
             is waited for any more.
         """
-        await self._progress.wait_for(lambda: all(node in ignore for node in self.late(version)), timeout)
+        await self.progress.wait_for(lambda: all(node in ignore for node in self.late(version)), timeout)
         return self.late(version)
 
     def late(self, version: str) -> tuple[str, ...]:
@@ -171,7 +172,7 @@ class SnapshotServer(snapshot_pb2_grpc.SnapshotServiceServicer):
                     task.result()
         finally:
             self._sessions.discard(session)
-            self._progress.made()
+            self.progress.made()
             for task in (reader, writer):
                 task.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
@@ -193,7 +194,7 @@ class SnapshotServer(snapshot_pb2_grpc.SnapshotServiceServicer):
                 self.refusals += 1
                 _log.warning("processor %s refused snapshot %s: %s", session.node, sent, session.error)
             session.wake.set()
-            self._progress.made()
+            self.progress.made()
 
     async def _write(self, session: _Session, context: Any) -> None:
         while not session.closing:

@@ -23,6 +23,8 @@ from ralb_operator.xds.warming import endpoints_of
 
 _USED: Final = frozenset({SECRET, CLUSTER, ENDPOINTS})
 _USERS: Final = frozenset({LISTENER, ROUTES})
+# Endpoints and secrets are asked for only where a cluster refers to them.
+_NEEDED: Final = frozenset({CLUSTER, LISTENER, ROUTES})
 
 
 class DeltaStream:
@@ -102,6 +104,12 @@ class DeltaStream:
     def settled(self, type_urls: Iterable[str]) -> bool:
         """The client has answered everything published of these types (also true of what it never asked for)."""
         return all(self.subscriptions[t].settled for t in type_urls if t in self.subscriptions)
+
+    @property
+    def complete(self) -> bool:
+        """The client has asked for everything an Envoy needs to serve, and answered all that is published."""
+        asked = all(type_url in self.subscriptions for type_url in _NEEDED)
+        return asked and all(subscription.settled for subscription in self.subscriptions.values())
 
     def nacks(self) -> list[Nack]:
         """Refusals in force: of versions that are still the ones served."""

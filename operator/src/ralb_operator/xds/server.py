@@ -63,6 +63,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
     Attributes:
         responses: responses sent so far.
         refusals: resources refused so far, over all Envoys.
+        progress: made whenever an Envoy said something or left.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         self._clock = clock
         self._published: dict[str, Published] = {}
         self._sessions: set[_Session] = set()
-        self._progress = Progress()
+        self.progress = Progress()
         self._closing = False
 
     def set(self, type_url: str, resources: Mapping[str, Resource], *, prune: bool = True) -> None:
@@ -132,7 +133,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
             leaves is not waited for.
         """
         types = tuple(type_urls)
-        await self._progress.wait_for(lambda: all(node in ignore for node in self.late(types)), timeout)
+        await self.progress.wait_for(lambda: all(node in ignore for node in self.late(types)), timeout)
         return self.late(types)
 
     def late(self, type_urls: Iterable[str]) -> tuple[str, ...]:
@@ -150,6 +151,14 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         return tuple(
             _status(s) for s in sorted(self._sessions, key=lambda s: (s.stream.node, s.since)) if s.stream.node
         )
+
+    def peers(self) -> tuple[tuple[str, bool], ...]:
+        """Every connected Envoy, sorted: its node id, and whether it runs on what is served.
+
+        Stricter than ``late``: an Envoy that has just connected owes no answer about what it has not asked for yet, but it
+        does not have it either. One that refuses something has answered.
+        """
+        return tuple(sorted((s.stream.node, s.stream.complete) for s in self._sessions if s.stream.node))
 
     def close(self) -> None:
         """End all streams (Envoys keep what they have and reconnect) and refuse new ones."""
@@ -187,7 +196,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
             self._sessions.discard(session)
-            self._progress.made()
+            self.progress.made()
             for task in (reader, writer):
                 task.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
@@ -205,7 +214,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
                     except Exception:
                         _log.exception("on_nack failed")
             session.wake.set()
-            self._progress.made()
+            self.progress.made()
 
     async def _write(self, session: _Session, context: Any) -> None:
         while not session.closing:

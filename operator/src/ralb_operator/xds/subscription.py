@@ -14,8 +14,9 @@ from typing import Final
 
 from envoy.service.discovery.v3 import discovery_pb2
 
-from ralb_operator.xds.resources import CLUSTER, LISTENER, Resource
+from ralb_operator.xds.resources import CLUSTER, LISTENER, SECRET, Resource
 
+WITHHELD: Final = "(its words are withheld: they may quote the secret; Envoy's own log has them)"
 _WILDCARD: Final = "*"
 # Types for which an empty first subscription means "all"; for others it means "nothing yet".
 _EMPTY_MEANS_ALL: Final = frozenset({CLUSTER, LISTENER})
@@ -52,7 +53,7 @@ class Nack:
         node: node id of the client.
         type_url, name: the resource; the name is empty if the client refused an empty response.
         version: the refused version; None if it refused the removal.
-        message: the client's own words.
+        message: the client's own words; of a secret ``WITHHELD``.
         nonce: of the refused response.
         at: unix time in seconds.
     """
@@ -288,7 +289,9 @@ class Subscription:
                 self._isolate.extend(_parts(list(sent.items), message))
             else:
                 name, version = next(iter(sent.items.items()), ("", None))
-                nack = Nack(node, self.type_url, name, version, message, sent.nonce, now)
+                # Words about a secret may quote it, and from here they go to logs and statuses.
+                words = WITHHELD if self.type_url == SECRET else message
+                nack = Nack(node, self.type_url, name, version, words, sent.nonce, now)
                 nacks.append(nack)
                 self.nacks[name] = nack
         for name in sent.items:
