@@ -14,6 +14,8 @@ from ralb_api.tls import MaterialCollector
 from ralb_extproc.admin import AdminServer
 from ralb_extproc.companion import Companion, CompanionOptions
 from ralb_extproc.decision import Decision, explanation
+from ralb_extproc.epp.options import PickerOptions
+from ralb_extproc.epp.server import PickerServers
 from ralb_extproc.feedback import AccessLogService, Learner, Outcome, Settled
 from ralb_extproc.metrics import Scraper
 from ralb_extproc.place import PodTable
@@ -37,13 +39,14 @@ class Options:
     """How to run.
 
     Attributes:
-        listen: gRPC address for Envoy, ``unix:/path`` or ``host:port``.
+        listen: gRPC address for Envoy, ``unix:/path`` or ``host:port``; "" for none.
         operator: gRPC address of the snapshot service.
         admin_address, admin_port: where /metrics and the probes are.
         records: "-" for stdout, "" for nowhere, else a file.
         max_body_bytes: largest request body; a gRPC message may be a little larger.
         drain_s: how long open streams get at the end.
         companion: what to do for the Envoy in the same pod.
+        epp: serve as endpoint picker too; None = no.
     """
 
     listen: str
@@ -54,6 +57,7 @@ class Options:
     max_body_bytes: int = 16 * 1024 * 1024
     drain_s: float = 5.0
     companion: CompanionOptions = field(default_factory=CompanionOptions)
+    epp: PickerOptions | None = None
 
 
 class Processor:
@@ -88,13 +92,25 @@ class Processor:
         self.service = ProcessorService(self.router, self._on_decision, explanation)
         # A message holds a body and a little around it.
         self._server = Server(Limits(message=options.max_body_bytes + 1024 * 1024))
+        self.pickers: PickerServers | None = None
+        if options.epp is not None:
+            self.pickers = PickerServers(
+                options.epp,
+                self.router,
+                self._on_decision,
+                self._on_outcome,
+                max_body_bytes=options.max_body_bytes,
+            )
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Listen and follow the operator."""
         self.service.add_to(self._server)
         self.access_log.add_to(self._server)
-        await self._server.start(self._options.listen)
+        if self._options.listen:
+            await self._server.start(self._options.listen)
+        if self.pickers is not None:
+            await self.pickers.start()
         await self.admin.start()
         await self.companion.start()
         self._tasks.append(asyncio.create_task(self.follower.run()))
@@ -106,7 +122,10 @@ class Processor:
 
     async def stop(self) -> None:
         """Finish open streams, then end."""
-        await self._server.stop(self._options.drain_s)
+        stops = [self._server.stop(self._options.drain_s)]
+        if self.pickers is not None:
+            stops.append(self.pickers.stop(self._options.drain_s))
+        await asyncio.gather(*stops)
         for task in self._tasks:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -123,7 +142,8 @@ class Processor:
         if self.router.table is None:
             trouble = self.follower.trouble
             return f"no snapshot from the operator yet{': ' if trouble else ''}{trouble}"
-        return ""
+        missing = self.pickers.missing if self.pickers is not None else ()
+        return f"pools not in the snapshot: {', '.join(missing)}" if missing else ""
 
     def _apply(self, snapshot: pb.Snapshot) -> None:
         try:
@@ -135,6 +155,8 @@ class Processor:
         self.scraper.update(snapshot.pools)
         self.router.table = table
         self.telemetry.snapshot(snapshot.version, snapshot.pools)
+        if self.pickers is not None:
+            self.pickers.tick()
         counts = (len(table.pools), len(table.tiers), len(table.policies))
         _LOG.info("snapshot %s: %d pools, %d tiers, %d policies", snapshot.version[:12], *counts)
 
@@ -173,3 +195,5 @@ class Processor:
                 self.pods.sweep(lost + self.pods.ledger.ttl)
             self.pods.sweep(now)
             self.records.sweep()
+            if self.pickers is not None:
+                self.pickers.tick()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ralb_api import __version__
 from ralb_api.logs import configure
 from ralb_extproc import companion
+from ralb_extproc.epp.options import add_arguments, options_of
 
 if TYPE_CHECKING:
     from ralb_extproc.app import Options
@@ -20,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ralb-extproc", description="RALB's external processor for Envoy.")
     parser.add_argument("--version", action="version", version=f"ralb {__version__}")
     parser.add_argument(
-        "--listen", default="unix:/run/ralb/extproc.sock", help="where Envoy calls: unix:/path or host:port"
+        "--listen",
+        default="unix:/run/ralb/extproc.sock",
+        help="where Envoy calls: unix:/path or host:port; '' for nowhere",
     )
     parser.add_argument("--operator", default="127.0.0.1:9300", help="snapshot service: unix:/path or host:port")
     parser.add_argument("--admin-address", default="127.0.0.1", help="address of /metrics, /healthz, /readyz")
@@ -30,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--max-body-bytes", type=int, default=16 * 1024 * 1024, help="largest request body")
     parser.add_argument("--json-logs", action="store_true", help="log lines as JSON")
+    add_arguments(parser)
     companion.add_arguments(parser)
     args = parser.parse_args(argv)
     # A container's first process does not end by a signal it has no handler for, and imports take a second.
@@ -38,9 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ralb_extproc.app import Options
 
     try:
+        epp = options_of(args)
         beside = companion.options_of(args)
     except ValueError as error:
         parser.error(str(error))
+    if not args.listen and epp is None:
+        parser.error("without --listen there must be an --epp-pool")
+
     options = Options(
         listen=args.listen,
         operator=args.operator,
@@ -49,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         records=args.records,
         max_body_bytes=args.max_body_bytes,
         companion=beside,
+        epp=epp,
     )
     import uvloop
 
@@ -62,10 +71,10 @@ async def _run(options: "Options") -> int:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stopping.set)
-    processor = Processor(options)
     try:
+        processor = Processor(options)
         await processor.start()
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         print(f"ralb-extproc: cannot start: {error}", file=sys.stderr)
         return 1
     await stopping.wait()
