@@ -7,9 +7,10 @@ them leaves this module; callers see ``ApiError`` only, and ``CredentialsError``
 import asyncio
 import logging
 import random
+import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final, Self
 
 import aiohttp
@@ -167,7 +168,13 @@ class ApiClient:
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def watch(
-        self, path: str, params: Mapping[str, str], *, accept: str = "application/json", inactivity: float = 90.0
+        self,
+        path: str,
+        params: Mapping[str, str],
+        *,
+        accept: str = "application/json",
+        inactivity: float = 90.0,
+        opened: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[dict[str, Any]]:
         """The events of a watch, until the server ends it.
 
@@ -178,6 +185,7 @@ class ApiClient:
             params: the query; ``watch=1`` is added.
             accept: media type of the objects.
             inactivity: seconds without a byte after which the connection counts as dead.
+            opened: called when the server has accepted the watch.
 
         Yields:
             Dicts with ``type`` and ``object`` (a dict).
@@ -189,6 +197,7 @@ class ApiClient:
         async with self._send(
             "GET", path, {**params, "watch": "1"}, None, {"accept": accept}, read_timeout=inactivity
         ) as response:
+            opened()
             buffer = bytearray()
             scanned = 0
             try:
@@ -222,7 +231,7 @@ class ApiClient:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             # No limit here: what is bounded are requests (``_slots``), and watches by those who start them.
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30, socket_factory=_socket)
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -321,6 +330,17 @@ class _Call:
         except (aiohttp.ClientError, OSError) as error:
             message = f"{credentials.server} cannot be reached: {_kind(error)}"
             raise ApiError(0, UNREACHABLE, message) from None
+
+
+def _socket(address: tuple[Any, ...]) -> socket.socket:
+    """A TCP socket that finds out in half a minute that the other end is gone, also where nothing is sent."""
+    family, kind, protocol = address[:3]
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
 
 
 def _kind(error: Exception) -> str:
