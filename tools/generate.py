@@ -53,6 +53,64 @@ def crds(root: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
+def crd_chart(root: Path) -> None:
+    """The same definitions as templates of the chart ``ralb-crds``; Helm leaves them in the cluster at uninstall."""
+    from ralb_api import crd
+
+    folder = root / "charts" / "ralb-crds" / "templates"
+    folder.mkdir(parents=True, exist_ok=True)
+    keep = "\nmetadata:\n  annotations:\n    helm.sh/resource-policy: keep\n"
+    for name, text in crd.render().items():
+        if text.count("\nmetadata:\n") != 1 or "annotations:" in text.partition("\nspec:\n")[0]:
+            raise SystemExit(f"{name}: the chart's annotation cannot be put in; see crd_chart in tools/generate.py")
+        escaped = text.replace("{{", '{{ "{{" }}')
+        (folder / name).write_text(escaped.replace("\nmetadata:\n", keep), encoding="utf-8")
+
+
+def chart_values(root: Path) -> None:
+    """The table of values inside the README of the chart ``ralb``."""
+    import json
+
+    import yaml
+
+    chart = Path("charts/ralb")
+    source = (REPOSITORY / chart / "values.yaml").read_text(encoding="utf-8")
+    rows = ["| value | default | what it is |", "| --- | --- | --- |"]
+    for path, comment in commented(source):
+        value = yaml.safe_load(source)
+        for key in path:
+            value = value[key]
+        default = json.dumps(value).replace("|", "\\|")
+        text = comment.replace("|", "\\|").replace("<", "&lt;")
+        rows.append(f"| `{'.'.join(path)}` | `{default}` | {text} |")
+    begin, end = "by `make generate` -->\n", "<!-- /values -->"
+    readme = (REPOSITORY / chart / "README.md").read_text(encoding="utf-8")
+    head, _, rest = readme.partition(begin)
+    table = "\n".join(rows)
+    (root / chart).mkdir(parents=True, exist_ok=True)
+    (root / chart / "README.md").write_text(
+        f"{head}{begin}\n{table}\n\n{end}{rest.partition(end)[2]}", encoding="utf-8"
+    )
+
+
+def commented(text: str) -> list[tuple[tuple[str, ...], str]]:
+    """Path and comment of every key of a YAML file that has a comment beginning with ``# --``."""
+    found, path, comment = [], list[tuple[int, str]](), ""
+    for line in text.splitlines():
+        words = line.strip()
+        if words.startswith("# -- "):
+            comment = words.removeprefix("# -- ")
+        elif words.startswith("#") and comment:
+            comment += " " + words.removeprefix("#").strip()
+        elif words and not words.startswith(("#", "-")):
+            indent = len(line) - len(line.lstrip())
+            path = [*((at, key) for at, key in path if at < indent), (indent, words.partition(":")[0])]
+            if comment:
+                found.append((tuple(key for _, key in path), comment))
+                comment = ""
+    return found
+
+
 def reference(root: Path) -> None:
     """The tables of fields inside docs/objects.md."""
     from ralb_api.reference import fill
@@ -79,6 +137,8 @@ STEPS = (
         ("api/src/ralb/**/*_pb2.py", "api/src/ralb/**/*_pb2.pyi", "api/src/ralb/**/*_pb2_grpc.py"),
     ),
     Step("CRDs", crds, ("crds/*.yaml",)),
+    Step("CRD chart", crd_chart, ("charts/ralb-crds/templates/*.yaml",)),
+    Step("chart values", chart_values, ("charts/ralb/README.md",)),
     Step("hold filter", hold_filter, ("operator/src/ralb_operator/compile/envoy/*.wasm",)),
     Step("field reference", reference, ("docs/objects.md",)),
 )
