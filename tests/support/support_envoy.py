@@ -106,6 +106,7 @@ async def start_envoy(
     wait_ready: bool = True,
     ready_timeout: float = 20.0,
     extra_args: tuple[str, ...] = (),
+    admin_port: int = 0,
 ) -> Envoy:
     """Start Envoy with an admin interface on a free loopback port (it replaces the one in ``bootstrap``).
 
@@ -117,11 +118,12 @@ async def start_envoy(
         wait_ready: wait until ``/ready`` says LIVE (that is, until the first config from discovery is in use).
         ready_timeout: seconds.
         extra_args: further command line arguments.
+        admin_port: this one instead of a free one, where the config names it elsewhere.
 
     Raises:
         AssertionError: it ended or did not become ready; the message has the end of its log.
     """
-    port = free_port()
+    port = admin_port or free_port()
     path, log = folder / "envoy.json", folder / "envoy.log"
     path.write_text(json.dumps(with_admin_port(bootstrap, port)))
     command = [envoy_binary(), "-c", str(path), "--use-dynamic-base-id", "--concurrency", str(concurrency)]

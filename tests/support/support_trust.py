@@ -48,10 +48,10 @@ def keeper_of(pair: Pair, ca: bytes) -> Keeper:
     return keeper
 
 
-def keeper_of_expired(pair: Pair, ca: bytes, valid: datetime) -> Keeper:
-    """A keeper that took this when it was still good."""
+def keeper_of_expired(pair: Pair, ca: bytes) -> Keeper:
+    """A keeper that took one of the expired ones when it was still good."""
     keeper = Keeper("test")
-    keeper.current = check(pair.cert, pair.key, ca, valid.timestamp())
+    keeper.current = check(pair.cert, pair.key, ca, (utc_now() - timedelta(hours=36)).timestamp())
     return keeper
 
 
