@@ -27,6 +27,14 @@ _API_NEEDS = {
     Api.COMPLETIONS: "completions",
     Api.EMBEDDINGS: "embeddings",
 }
+# In words, for clients and records.
+_API_NAMES = {
+    Api.CHAT: "the chat completions API",
+    Api.RESPONSES: "the responses API",
+    Api.MESSAGES: "the messages API",
+    Api.COMPLETIONS: "the completions API",
+    Api.EMBEDDINGS: "the embeddings API",
+}
 
 
 def plan(table: RoutingTable, request: Request, understanding: Understanding) -> Plan:
@@ -125,7 +133,7 @@ def _filter(
 ) -> tuple[tuple[Candidate, ...], tuple[tuple[str, str], ...]]:
     """The candidates that can serve the request, and why the others can not; ClientError when none can."""
     needs = needed(request)
-    api = _API_NEEDS[request.api]
+    api = request.api
     room = (request.longest_prompt or request.input_tokens) + max_output
     usable: list[Candidate] = []
     skipped: list[tuple[str, str]] = []
@@ -155,22 +163,24 @@ def needed(request: Request) -> tuple[str, ...]:
     return tuple(needs)
 
 
-def _obstacle(facts: Facts, needs: Sequence[str], api: str, room: int) -> str:
+def _obstacle(facts: Facts, needs: Sequence[str], api: Api, room: int) -> str:
     """Why a pool can not serve, "" when it can; inability first, for it lasts longest."""
     lacking = _lacking(facts, needs, api)
     if lacking:
         return f"lacks {lacking}"
     if facts.window and room > facts.window:
         return _WINDOW
-    return "" if facts.ready else _NO_ENDPOINT
+    return "" if facts.ready else facts.blocked or _NO_ENDPOINT
 
 
-def _lacking(facts: Facts, needs: Sequence[str], api: str) -> str:
+def _lacking(facts: Facts, needs: Sequence[str], api: Api) -> str:
+    if facts.apis and api not in facts.apis:
+        return _API_NAMES[api]
     if not facts.capabilities:
         return ""
     # A pool that lists only what its chat can do (Tools, Vision) has not said which APIs it serves.
-    if facts.api_declared and api not in facts.capabilities:
-        return api
+    if facts.api_declared and _API_NEEDS[api] not in facts.capabilities:
+        return _API_NEEDS[api]
     for need in needs:
         if need not in facts.capabilities:
             return need
@@ -178,7 +188,7 @@ def _lacking(facts: Facts, needs: Sequence[str], api: str) -> str:
 
 
 def _nobody(
-    table: RoutingTable, wanted: Sequence[Candidate], request: Request, needs: Sequence[str], api: str, room: int
+    table: RoutingTable, wanted: Sequence[Candidate], request: Request, needs: Sequence[str], api: Api, room: int
 ) -> ClientError:
     """What to tell the client: what time may mend first, then what a shorter prompt would, then what nothing will."""
     facts = [table.facts[candidate.pool] for candidate in wanted]

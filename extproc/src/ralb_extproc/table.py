@@ -15,9 +15,17 @@ from dataclasses import dataclass
 
 from ralb.v1 import snapshot_pb2 as pb
 from ralb_extproc.match import Claim, Condition
-from ralb_extproc.types import Candidate
+from ralb_extproc.types import Api, Candidate
 
 _ADDRESS = re.compile(r"\S+:([0-9]{1,5})")
+# APIs as snapshots name them.
+API_WORDS: Mapping[str, Api] = {
+    "chat": Api.CHAT,
+    "completions": Api.COMPLETIONS,
+    "embeddings": Api.EMBEDDINGS,
+    "messages": Api.MESSAGES,
+    "responses": Api.RESPONSES,
+}
 _API_CAPABILITIES = frozenset({"chat", "completions", "embeddings"})
 
 
@@ -26,16 +34,20 @@ class Facts:
     """What the filters ask of a pool.
 
     Attributes:
-        ready: it has a ready endpoint, or is a service, whose replicas are not seen.
+        ready: it has a ready endpoint, or is a service or provider, whose replicas are not seen.
+        blocked: why nothing may be sent to it; "" = nothing stands in the way.
         window: tokens of prompt and answer together; 0 = unknown.
         capabilities: lower case; empty = not declared, so nothing is refused.
         api_declared: the capabilities say which APIs are served (chat, completions, embeddings).
+        apis: those its servers speak; empty = all.
     """
 
     ready: bool
+    blocked: str
     window: int
     capabilities: frozenset[str]
     api_declared: bool
+    apis: frozenset[Api]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +200,8 @@ def _check_pool(pool: pb.Pool) -> None:
         raise ValueError(f"pool {pool.id} has no model name")
     if not all(pool.model.aliases) or not all(pool.model.adapters):
         raise ValueError(f"pool {pool.id} has an empty alias or adapter name")
+    if unknown := set(pool.apis) - API_WORDS.keys():
+        raise ValueError(f"pool {pool.id} speaks an unknown API {sorted(unknown)[0][:100]!r}")
     cost = pool.cost
     for price in (cost.input_per_million, cost.cached_input_per_million, cost.output_per_million):
         if not (math.isfinite(price) and price >= 0):
@@ -273,10 +287,12 @@ def _action(action: pb.Action, tiers: Mapping[str, pb.Tier], where: str) -> Acti
 def _facts(pool: pb.Pool) -> Facts:
     capabilities = frozenset(word.lower() for word in pool.model.capabilities)
     return Facts(
-        ready=bool(pool.endpoints) or is_service(pool),
+        ready=not pool.blocked and (bool(pool.endpoints) or is_service(pool)),
+        blocked=pool.blocked,
         window=pool.model.context_window,
         capabilities=capabilities,
         api_declared=not capabilities.isdisjoint(_API_CAPABILITIES),
+        apis=frozenset(API_WORDS[word] for word in pool.apis),
     )
 
 

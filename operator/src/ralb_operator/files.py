@@ -6,17 +6,31 @@ document or an object becomes a problem and the rest goes on. Does blocking I/O:
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ralb_api.objects import ModelPool, ModelTier, RoutingPolicy
+from ralb_api.objects import ModelPool, ModelTier, Object, RoutingPolicy
 from ralb_api.problems import ObjectKey, Problem, Severity
 from ralb_operator import yamldoc
 from ralb_operator.explain_errors import Finding, dotted, shown
-from ralb_operator.parse import INVALID, concerns_us, ignored, key_of, to_object, to_pod
-from ralb_operator.view import Gateway, Pod, View
+from ralb_operator.parse import (
+    INVALID,
+    Parsed,
+    concerns_us,
+    foreign_kind,
+    ignored,
+    key_of,
+    to_grant,
+    to_inference_pool,
+    to_object,
+    to_pod,
+    to_secret,
+    to_service,
+    to_slice,
+)
+from ralb_operator.view import EndpointSlice, Gateway, Grant, InferencePool, Pod, Secret, Service, View
 
 SUFFIXES = (".yaml", ".yml")
 MAX_FILE_BYTES = 4 * 1024 * 1024
@@ -27,6 +41,19 @@ MAX_PROBLEMS = 2_000
 UNREADABLE = "Unreadable"
 DUPLICATE = "Duplicate"
 
+T = TypeVar("T")
+
+
+_Foreign = Pod | Service | EndpointSlice | InferencePool | Grant | Secret
+_READERS: Mapping[str, Callable[[Mapping[str, Any], str], Parsed[Any]]] = {
+    "Pod": lambda data, file: to_pod(data, file, assume_ready=True),
+    "Service": to_service,
+    "EndpointSlice": to_slice,
+    "InferencePool": to_inference_pool,
+    "ReferenceGrant": to_grant,
+    "Secret": to_secret,
+}
+
 
 @dataclass(slots=True)
 class _Found:
@@ -35,7 +62,8 @@ class _Found:
     pools: dict[ObjectKey, ModelPool] = field(default_factory=dict)
     tiers: dict[ObjectKey, ModelTier] = field(default_factory=dict)
     policies: dict[ObjectKey, RoutingPolicy] = field(default_factory=dict)
-    pods: dict[ObjectKey, Pod] = field(default_factory=dict)
+    others: dict[ObjectKey, Object] = field(default_factory=dict)
+    foreign: list[_Foreign] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     claimed: dict[ObjectKey, str] = field(default_factory=dict)
     sources: dict[ObjectKey, str] = field(default_factory=dict)
@@ -46,6 +74,10 @@ class _Found:
         room = MAX_PROBLEMS - len(self.problems)
         self.problems += problems[:room]
         self.untold += len(problems[room:])
+
+    def of(self, kind: type[T]) -> tuple[T, ...]:
+        """What was found of one of the kinds in ``foreign``."""
+        return tuple(value for value in self.foreign if isinstance(value, kind))
 
 
 def load(source: str | Path, gateway: Gateway | None = None) -> View:
@@ -80,7 +112,13 @@ def load(source: str | Path, gateway: Gateway | None = None) -> View:
         pools=found.pools,
         tiers=found.tiers,
         policies=found.policies,
-        pods=tuple(found.pods.values()),
+        pods=found.of(Pod),
+        services=found.of(Service),
+        slices=found.of(EndpointSlice),
+        inference_pools=found.of(InferencePool),
+        grants=found.of(Grant),
+        secrets={(secret.namespace, secret.name): secret for secret in found.of(Secret)},
+        others=found.others,
         problems=(*found.problems, *_untold(source, found.untold)),
         sources=found.sources,
         gateway=gateway or Gateway(),
@@ -190,8 +228,8 @@ def _is_list(data: Mapping[str, Any]) -> bool:
 def _take_object(data: Mapping[str, Any], place: str, flaws: list[yamldoc.Flaw], found: _Found) -> None:
     findings = [Finding(dotted(flaw.path), flaw.message, flaw.hint) for flaw in flaws]
     kind, version = data.get("kind"), data.get("apiVersion")
-    if kind == "Pod" and version == "v1":
-        _take_pod(data, place, findings, found)
+    if foreign := foreign_kind(data):
+        _take_foreign(foreign, data, place, findings, found)
     elif concerns_us(data) or not isinstance(kind, str) or not isinstance(version, str):
         parsed = to_object(data, place, findings)
         found.report(*parsed.problems)
@@ -205,16 +243,21 @@ def _take_object(data: Mapping[str, Any], place: str, flaws: list[yamldoc.Flaw],
                     found.tiers[value.key] = value
                 case RoutingPolicy():
                     found.policies[value.key] = value
+                case _:
+                    found.others[value.key] = value
     else:
         found.report(ignored(data, place))
 
 
-def _take_pod(data: Mapping[str, Any], place: str, findings: list[Finding], found: _Found) -> None:
-    parsed = to_pod(data, place, assume_ready=True)
+def _take_foreign(kind: str, data: Mapping[str, Any], place: str, findings: list[Finding], found: _Found) -> None:
+    parsed = _READERS[kind](data, place)
     key = key_of(data)
+    if kind == "Secret":
+        # What is wrong is said without what it is about.
+        findings = [Finding(f.field, "cannot be read", "write it as plain YAML, in quotes") for f in findings]
     found.report(*(Problem(key, f.field, INVALID, f.message, f.hint, place) for f in findings), *parsed.problems)
     if _claim(key, place, found) and parsed.value is not None and not findings:
-        found.pods[key] = parsed.value
+        found.foreign.append(parsed.value)
         found.sources[key] = place
 
 

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from ralb_api.problems import ObjectKey, Problem
 from ralb_operator.compile import Reason, Result
+from ralb_operator.compile.envoy.providers import PREFIX as PROVIDER_PREFIX
 from ralb_operator.view import View
 from ralb_operator.xds.resources import CLUSTER, ENDPOINTS
 from ralb_operator.xds.subscription import Nack
 
 _CLUSTER_PREFIX = "pool/"
-_REWRITE_SUFFIX = "/rewrite"
 
 
 class Quarantine:
@@ -67,11 +67,13 @@ def without(view: View, pools: Mapping[ObjectKey, str]) -> View:
 
 def pool_of(type_url: str, name: str) -> ObjectKey | None:
     """The pool a resource belongs to; None for resources of no pool."""
-    if type_url == CLUSTER:
-        if not name.startswith(_CLUSTER_PREFIX):
-            return None
-        name = name.removeprefix(_CLUSTER_PREFIX).removesuffix(_REWRITE_SUFFIX)
+    if name.startswith(PROVIDER_PREFIX) and type_url != ENDPOINTS:
+        name = name.removeprefix(PROVIDER_PREFIX)
+    elif type_url == CLUSTER and name.startswith(_CLUSTER_PREFIX):
+        name = name.removeprefix(_CLUSTER_PREFIX)
     elif type_url != ENDPOINTS:
         return None
-    namespace, _, pool = name.partition("/")
+    # Behind the pool's name may follow which of its resources it is.
+    namespace, _, rest = name.partition("/")
+    pool = rest.partition("/")[0]
     return ObjectKey("ModelPool", namespace, pool) if pool else None

@@ -48,7 +48,7 @@ class Snapshot(_message.Message):
     def __init__(self, version: _Optional[str] = ..., pools: _Optional[_Iterable[_Union[Pool, _Mapping]]] = ..., tiers: _Optional[_Iterable[_Union[Tier, _Mapping]]] = ..., policies: _Optional[_Iterable[_Union[Policy, _Mapping]]] = ...) -> None: ...
 
 class Pool(_message.Message):
-    __slots__ = ("id", "cluster", "rewrite_cluster", "model", "engine", "metrics_path", "endpoints", "cost", "concurrency_per_replica", "labels")
+    __slots__ = ("id", "cluster", "rewrite_cluster", "model", "engine", "metrics_path", "endpoints", "cost", "concurrency_per_replica", "labels", "apis", "blocked")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +66,8 @@ class Pool(_message.Message):
     COST_FIELD_NUMBER: _ClassVar[int]
     CONCURRENCY_PER_REPLICA_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    APIS_FIELD_NUMBER: _ClassVar[int]
+    BLOCKED_FIELD_NUMBER: _ClassVar[int]
     id: str
     cluster: str
     rewrite_cluster: str
@@ -76,7 +78,9 @@ class Pool(_message.Message):
     cost: Cost
     concurrency_per_replica: int
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, id: _Optional[str] = ..., cluster: _Optional[str] = ..., rewrite_cluster: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., engine: _Optional[_Union[Engine, str]] = ..., metrics_path: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., concurrency_per_replica: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    apis: _containers.RepeatedScalarFieldContainer[str]
+    blocked: str
+    def __init__(self, id: _Optional[str] = ..., cluster: _Optional[str] = ..., rewrite_cluster: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., engine: _Optional[_Union[Engine, str]] = ..., metrics_path: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., concurrency_per_replica: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., apis: _Optional[_Iterable[str]] = ..., blocked: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
     __slots__ = ("name", "aliases", "adapters", "context_window", "capabilities")

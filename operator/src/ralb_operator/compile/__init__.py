@@ -4,16 +4,19 @@ May not enter: I/O of any kind, clocks, randomness. Broken objects make problems
 view is compiled as if they were not there.
 """
 
+from collections.abc import Mapping
+
 from ralb_api.objects import ModelPool
 from ralb_api.objects.common import seconds
 from ralb_api.problems import ObjectKey, Problem
+from ralb_operator.compile.backends import Backing, backends
 from ralb_operator.compile.envoy.clusters import PoolCluster, nowhere_cluster, pool_cluster, processor_cluster
 from ralb_operator.compile.envoy.endpoints import assignment
 from ralb_operator.compile.envoy.listener import listener
+from ralb_operator.compile.envoy.providers import provider_resources, provider_secrets
 from ralb_operator.compile.envoy.routes import routes
 from ralb_operator.compile.grants import needs
-from ralb_operator.compile.pools import PoolEndpoints, endpoints
-from ralb_operator.compile.resolve import Resolved, resolve
+from ralb_operator.compile.resolve import resolve
 from ralb_operator.compile.result import Condition, ConditionType, Reason, Result, Status
 from ralb_operator.compile.snapshot import snapshot
 from ralb_operator.compile.statuses import statuses
@@ -33,14 +36,14 @@ def compile_view(view: View) -> Result:
         Snapshot, xDS resources, statuses and all problems (the view's own included), sorted.
     """
     resolved = resolve(view)
-    found = endpoints(resolved.pools, view.pods)
-    clusters = {key: _cluster(key, pool) for key, pool in resolved.pools.items()}
-    problems = sorted((*view.problems, *resolved.problems), key=_order)
+    backed = backends(view, resolved.pools)
+    clusters = {key: _cluster(key, pool, backed.by_pool[key]) for key, pool in resolved.pools.items()}
+    found = (*view.problems, *resolved.problems, *backed.problems)
     return Result(
-        snapshot=snapshot(resolved, found, clusters),
-        xds=_resources(view.gateway, resolved, found, clusters),
-        statuses=statuses(view, resolved, found),
-        problems=tuple(problems),
+        snapshot=snapshot(resolved, backed.by_pool, clusters),
+        xds=_resources(view.gateway, backed.by_pool, clusters),
+        statuses=statuses(view, found, backed.by_pool),
+        problems=tuple(sorted(found, key=_order)),
     )
 
 
@@ -48,31 +51,31 @@ def _order(problem: Problem) -> tuple[tuple[str, ...], str, str]:
     return (problem.sort_key(), problem.severity, problem.hint)
 
 
-def _cluster(key: ObjectKey, pool: ModelPool) -> PoolCluster:
+def _cluster(key: ObjectKey, pool: ModelPool, backing: Backing) -> PoolCluster:
     spec = pool.spec
-    service = spec.backend.service
     breaker = spec.balancing.circuit_breaker
     return PoolCluster(
         pool=key.id,
         model=spec.model.name,
-        service=None if service is None or service.host is None else (service.host, service.port),
+        service=backing.host,
         slow_start_s=seconds(spec.balancing.slow_start),
         max_requests=breaker.max_requests,
         retry_budget_percent=breaker.retry_budget_percent,
         min_retries=breaker.min_retries,
+        listener="" if backing.provider is None else backing.provider.name,
     )
 
 
 def _resources(
-    gateway: Gateway,
-    resolved: Resolved,
-    found: dict[ObjectKey, PoolEndpoints],
-    clusters: dict[ObjectKey, PoolCluster],
+    gateway: Gateway, backings: Mapping[ObjectKey, Backing], clusters: Mapping[ObjectKey, PoolCluster]
 ) -> Resources:
     resources = [processor_cluster(gateway), nowhere_cluster(), listener(gateway), routes(gateway)]
-    for key in resolved.pools:
+    for key, backing in backings.items():
         resources.append(pool_cluster(clusters[key], gateway, rewrite=False))
         resources.append(pool_cluster(clusters[key], gateway, rewrite=True))
-        if key in found:
-            resources.append(assignment(key.id, tuple(address for address, _ in found[key].ready)))
+        if backing.endpoints is not None:
+            resources.append(assignment(key.id, tuple(address for address, _ in backing.endpoints.ready)))
+        if backing.provider is not None:
+            resources += provider_resources(backing.provider, gateway)
+            resources += provider_secrets(backing.provider, backing.key, backing.ca)
     return Resources.of(resources)

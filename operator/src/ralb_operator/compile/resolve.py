@@ -28,7 +28,7 @@ class Resolved:
     """The usable part of a view, with references checked.
 
     Attributes:
-        pools: all pools (a pool refers to nothing but pods), sorted by key.
+        pools: all pools, sorted by key; what they refer to is looked up in ``backends``.
         tiers: tiers that have a pool, sorted by key.
         tier_pools: tier -> indexes into ``spec.pools`` that resolve.
         fallbacks: tier -> the usable tiers after it, nearest first, free of cycles, at most ``MAX_FALLBACKS``.
@@ -52,6 +52,10 @@ def resolve(view: View) -> Resolved:
     fallbacks = _fallbacks(found, tiers)
     for key in sorted(view.policies):
         _check_uses(found, key, view.policies[key], tiers)
+    for key in sorted(view.others):
+        message = f"this version of RALB does not act on {key.kind} objects yet"
+        hint = "it may stay; nothing else depends on it"
+        found.add(key, "", Reason.NOT_SUPPORTED, message, hint, severity=Severity.WARNING)
     return Resolved(
         pools={key: view.pools[key] for key in sorted(view.pools, key=_ORDER)},
         tiers=tiers,

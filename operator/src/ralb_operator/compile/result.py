@@ -26,11 +26,15 @@ class Reason(StrEnum):
     RESOLVED_REFS = "ResolvedRefs"
     REF_NOT_FOUND = "RefNotFound"
     REF_NOT_ACCEPTED = "RefNotAccepted"
+    REF_NOT_PERMITTED = "RefNotPermitted"
+    SECRET_KEY_NOT_FOUND = "SecretKeyNotFound"
+    SECRET_KEY_INVALID = "SecretKeyInvalid"
     CYCLE = "Cycle"
     CHAIN_TOO_LONG = "ChainTooLong"
     READY = "Ready"
     NO_ENDPOINTS = "NoEndpoints"
     REFUSED = "Refused"
+    NOT_SUPPORTED = "NotSupported"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class Status:
     Attributes:
         conditions: in the order of ``ConditionType``.
         generation: the object's generation that was judged.
-        endpoints: pools only: (ready, all) pods; None elsewhere and for service-backed pools.
+        endpoints: pools only: (ready, all) replicas; None elsewhere, and for pools whose replicas are not seen one by one.
     """
 
     conditions: tuple[Condition, ...]

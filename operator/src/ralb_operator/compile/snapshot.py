@@ -1,13 +1,25 @@
 """The resolved view as the processor's snapshot."""
 
+from collections.abc import Mapping
+
 import xxhash
 
 from ralb.v1 import snapshot_pb2 as pb
 from ralb_api.errors import Code
-from ralb_api.objects import Action, Engine, HeaderMatch, HeaderMatchType, ModelPool, RoutingPolicy, StreamUsage, When
+from ralb_api.objects import (
+    Action,
+    Engine,
+    HeaderMatch,
+    HeaderMatchType,
+    ModelPool,
+    ProviderSchema,
+    RoutingPolicy,
+    StreamUsage,
+    When,
+)
 from ralb_api.problems import ObjectKey
+from ralb_operator.compile.backends import Backing
 from ralb_operator.compile.envoy.clusters import PoolCluster
-from ralb_operator.compile.pools import PoolEndpoints
 from ralb_operator.compile.resolve import Resolved
 
 _ENGINES = {
@@ -17,6 +29,12 @@ _ENGINES = {
 }
 # What a client is told when the rule for its request points to a tier that is missing or has no pool.
 _UNRESOLVED = "The policy for this request points to a tier that can not serve; its author must correct it."
+# Why the processor sends nothing to a pool of which a reference does not resolve; it stands in decision records.
+_BLOCKED = "its references do not resolve"
+_PROVIDER_APIS = {
+    ProviderSchema.OPENAI: ("chat", "completions", "embeddings", "responses"),
+    ProviderSchema.ANTHROPIC: ("messages",),
+}
 _HEADER_TYPES = {
     HeaderMatchType.EXACT: pb.HeaderMatch.EXACT,
     HeaderMatchType.PREFIX: pb.HeaderMatch.PREFIX,
@@ -25,11 +43,11 @@ _HEADER_TYPES = {
 
 
 def snapshot(
-    resolved: Resolved, endpoints: dict[ObjectKey, PoolEndpoints], clusters: dict[ObjectKey, PoolCluster]
+    resolved: Resolved, backings: Mapping[ObjectKey, Backing], clusters: Mapping[ObjectKey, PoolCluster]
 ) -> pb.Snapshot:
     """The snapshot under its content hash."""
     message = pb.Snapshot(
-        pools=[_pool(key, pool, endpoints.get(key), clusters[key]) for key, pool in resolved.pools.items()],
+        pools=[_pool(key, pool, backings[key], clusters[key]) for key, pool in resolved.pools.items()],
         tiers=[_tier(resolved, key) for key in resolved.tiers],
         policies=[_policy(resolved, key, policy) for key, policy in resolved.policies],
     )
@@ -37,7 +55,7 @@ def snapshot(
     return message
 
 
-def _pool(key: ObjectKey, pool: ModelPool, endpoints: PoolEndpoints | None, cluster: PoolCluster) -> pb.Pool:
+def _pool(key: ObjectKey, pool: ModelPool, backing: Backing, cluster: PoolCluster) -> pb.Pool:
     spec = pool.spec
     cached = spec.cost.cached_input_per_million
     message = pb.Pool(
@@ -59,14 +77,19 @@ def _pool(key: ObjectKey, pool: ModelPool, endpoints: PoolEndpoints | None, clus
         concurrency_per_replica=spec.balancing.concurrency_per_replica,
         labels=spec.labels,
     )
-    if spec.backend.pods is not None:
-        message.engine = _ENGINES[spec.backend.pods.engine]
-        message.metrics_path = spec.backend.pods.metrics_path
+    backend = spec.backend
+    seen = backend.pods or backend.inference_pool or backend.service
+    if seen is not None and backing.endpoints is not None:
+        message.engine = _ENGINES[seen.engine]
+        message.metrics_path = seen.metrics_path
+        for address, name in backing.endpoints.ready:
+            message.endpoints.add(address=address, name=name)
     else:
         message.engine = pb.Engine.ENGINE_GENERIC
-    if endpoints is not None:
-        for address, name in endpoints.ready:
-            message.endpoints.add(address=address, name=name)
+    if backend.external is not None:
+        message.apis.extend(_PROVIDER_APIS[backend.external.api])
+    if not backing.resolved:
+        message.blocked = _BLOCKED
     return message
 
 

@@ -7,7 +7,7 @@ May not enter: reading anything, and rules across objects (``compile`` has those
 
 from ralb_operator.parse.common import INVALID, Parsed, key_of, problems_of
 from ralb_operator.parse.gateway_api import to_grant, to_inference_pool
-from ralb_operator.parse.objects import concerns_us, ignored, to_object
+from ralb_operator.parse.objects import concerns_us, foreign_kind, ignored, to_object
 from ralb_operator.parse.pods import PORT_ANNOTATION, to_pod
 from ralb_operator.parse.secrets import to_secret
 from ralb_operator.parse.services import to_service, to_slice
@@ -17,6 +17,7 @@ __all__ = [
     "PORT_ANNOTATION",
     "Parsed",
     "concerns_us",
+    "foreign_kind",
     "ignored",
     "key_of",
     "problems_of",

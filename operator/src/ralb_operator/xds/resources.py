@@ -5,7 +5,7 @@ Envoy is not sent it again.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import xxhash
@@ -23,11 +23,11 @@ ORDER: Final = (SECRET, CLUSTER, ENDPOINTS, LISTENER, ROUTES)
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One xDS resource: ``body`` is the serialized message of type ``type_url``."""
+    """One xDS resource: ``body`` is the serialized message of type ``type_url``. It may be a secret, so no ``repr`` has it."""
 
     type_url: str
     name: str
-    body: bytes
+    body: bytes = field(repr=False)
     version: str
 
     @classmethod

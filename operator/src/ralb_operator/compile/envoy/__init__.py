@@ -11,6 +11,6 @@ import warnings
 # to those who make warnings errors. Later imports find the classes made.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
-    from ralb_operator.compile.envoy import clusters, listener, routes
+    from ralb_operator.compile.envoy import clusters, listener, providers, routes
 
-__all__ = ["clusters", "listener", "routes"]
+__all__ = ["clusters", "listener", "providers", "routes"]

@@ -80,7 +80,7 @@ PROCESSOR = "ralb-processor"
 NOWHERE = "ralb-nowhere"
 # Initial metadata that tells the processor which model name an attempt must carry.
 REWRITE_MODEL_METADATA = "x-ralb-rewrite-model"
-_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 # Shorter than the 5 s after which vLLM's server closes an idle connection, so that no request meets a closing one.
 _KEEP_IDLE = timedelta(seconds=4)
 _NAME_ROOM = 64 * 1024
@@ -95,9 +95,10 @@ class PoolCluster:
     Attributes:
         pool: pool id, also the EDS service name and the name under which statistics and ``x-ralb-pool`` know it.
         model: the model's name.
-        service: (host, port) of a service-backed pool; None = endpoints by EDS.
+        service: (host, port) behind which something else balances; None = endpoints by EDS, or a listener.
         slow_start_s: window in seconds.
         max_requests, retry_budget_percent, min_retries: circuit breaker.
+        listener: internal listener that leads to a provider; "" = none.
     """
 
     pool: str
@@ -107,6 +108,14 @@ class PoolCluster:
     max_requests: int
     retry_budget_percent: int
     min_retries: int
+    listener: str = ""
+
+    @property
+    def kind(self) -> ClusterDiscoveryType:
+        """How its endpoints are found."""
+        if self.listener:
+            return ClusterDiscoveryType.STATIC
+        return ClusterDiscoveryType.EDS if self.service is None else ClusterDiscoveryType.STRICT_DNS
 
     @property
     def name(self) -> str:
@@ -123,7 +132,7 @@ class PoolCluster:
 def pool_cluster(spec: PoolCluster, gateway: Gateway, *, rewrite: bool) -> Resource:
     """One of the pool's two clusters."""
     cluster = cluster_pb2.Cluster()
-    cluster.CopyFrom(_template(gateway, spec.slow_start_s, rewrite=rewrite, service=spec.service is not None))
+    cluster.CopyFrom(_template(gateway, spec.slow_start_s, rewrite=rewrite, kind=spec.kind))
     cluster.name = spec.rewrite_name if rewrite else spec.name
     cluster.alt_stat_name = spec.pool
     known = cluster.metadata.filter_metadata[CLUSTER_METADATA].fields
@@ -134,19 +143,22 @@ def pool_cluster(spec: PoolCluster, gateway: Gateway, *, rewrite: bool) -> Resou
         limit.value = spec.max_requests
     threshold.retry_budget.budget_percent.value = spec.retry_budget_percent
     threshold.retry_budget.min_retry_concurrency.value = spec.min_retries
-    if spec.service is None:
+    if spec.kind is ClusterDiscoveryType.EDS:
         cluster.eds_cluster_config.service_name = spec.pool
     else:
         cluster.load_assignment.cluster_name = cluster.name
-        socket = cluster.load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address
-        socket.address, socket.port_value = spec.service
+        address = cluster.load_assignment.endpoints[0].lb_endpoints[0].endpoint.address
+        if spec.service is not None:
+            address.socket_address.address, address.socket_address.port_value = spec.service
+        else:
+            address.envoy_internal_address.server_listener_name = spec.listener
     if rewrite:
         _set_rewrite_model(cluster, spec.model)
     return Resource.of(CLUSTER, cluster.name, cluster.SerializeToString(deterministic=True))
 
 
 def _set_rewrite_model(cluster: cluster_pb2.Cluster, model: str) -> None:
-    packed = cluster.typed_extension_protocol_options[_HTTP_OPTIONS]
+    packed = cluster.typed_extension_protocol_options[HTTP_OPTIONS]
     options = http_protocol_options_pb2.HttpProtocolOptions.FromString(packed.value)
     config = options.http_filters[0].typed_config
     processor = ext_proc_pb2.ExternalProcessor.FromString(config.value)
@@ -156,7 +168,9 @@ def _set_rewrite_model(cluster: cluster_pb2.Cluster, model: str) -> None:
 
 
 @lru_cache(maxsize=64)
-def _template(gateway: Gateway, slow_start_s: float, *, rewrite: bool, service: bool) -> cluster_pb2.Cluster:
+def _template(
+    gateway: Gateway, slow_start_s: float, *, rewrite: bool, kind: ClusterDiscoveryType
+) -> cluster_pb2.Cluster:
     """What clusters of different pools have in common, with the places that differ present but empty.
 
     Building one with typed messages takes some milliseconds, which is too long for each of a thousand; filling one in with
@@ -182,7 +196,7 @@ def _template(gateway: Gateway, slow_start_s: float, *, rewrite: bool, service: 
             max_ejection_percent=50,
         ),
         typed_extension_protocol_options={
-            _HTTP_OPTIONS: typed(
+            HTTP_OPTIONS: typed(
                 UpstreamHttpProtocolOptions(
                     common_http_protocol_options=HttpProtocolOptions(idle_timeout=_KEEP_IDLE),
                     explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
@@ -194,15 +208,15 @@ def _template(gateway: Gateway, slow_start_s: float, *, rewrite: bool, service: 
         },
     )
     least_request = _least_request(slow_start_s)
-    if service:
-        cluster.type = ClusterDiscoveryType.STRICT_DNS
-        # Every address found is a replica of its own: IPv6 ones that nobody listens on must not be among them.
-        cluster.dns_lookup_family = ClusterDnsLookupFamily.V4_PREFERRED
-        cluster.load_assignment = _assignment("", _socket("", 0))
+    cluster.type = kind
+    if kind is not ClusterDiscoveryType.EDS:
+        if kind is ClusterDiscoveryType.STRICT_DNS:
+            # Every address found is a replica of its own: IPv6 ones that nobody listens on must not be among them.
+            cluster.dns_lookup_family = ClusterDnsLookupFamily.V4_PREFERRED
+        cluster.load_assignment = assignment_of("", Address())
         cluster.load_balancing_policy = least_request
     else:
-        cluster.type = ClusterDiscoveryType.EDS
-        cluster.eds_cluster_config = ClusterEdsClusterConfig(eds_config=_ads())
+        cluster.eds_cluster_config = ClusterEdsClusterConfig(eds_config=ads())
         cluster.load_balancing_policy = _policy(
             "envoy.load_balancing_policies.override_host",
             OverrideHost(
@@ -225,7 +239,7 @@ def processor_cluster(gateway: Gateway) -> Resource:
     if gateway.processor.startswith("unix:"):
         kind, address = ClusterDiscoveryType.STATIC, Address(pipe=Pipe(path=gateway.processor.removeprefix("unix:")))
     else:
-        kind, address = ClusterDiscoveryType.STRICT_DNS, _socket(*split_address(gateway.processor))
+        kind, address = ClusterDiscoveryType.STRICT_DNS, socket_address(*split_address(gateway.processor))
     cluster = Cluster(
         name=PROCESSOR,
         type=kind,
@@ -237,9 +251,9 @@ def processor_cluster(gateway: Gateway) -> Resource:
                 CircuitBreakersThresholds(max_connections=100_000, max_pending_requests=100_000, max_requests=100_000)
             ]
         ),
-        load_assignment=_assignment(PROCESSOR, address),
+        load_assignment=assignment_of(PROCESSOR, address),
         typed_extension_protocol_options={
-            _HTTP_OPTIONS: typed(
+            HTTP_OPTIONS: typed(
                 UpstreamHttpProtocolOptions(
                     explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
                         http2_protocol_options=Http2ProtocolOptions(max_concurrent_streams=100_000)
@@ -296,7 +310,8 @@ def _codec() -> HttpFilter:
     return HttpFilter(name="envoy.filters.http.upstream_codec", typed_config=typed(UpstreamCodec()))
 
 
-def _ads() -> ConfigSource:
+def ads() -> ConfigSource:
+    """From the control plane, over the one stream."""
     return ConfigSource(ads=AggregatedConfigSource(), resource_api_version=ApiVersion.V3)
 
 
@@ -313,11 +328,13 @@ def _least_request(slow_start_s: float) -> LoadBalancingPolicy:
     return _policy("envoy.load_balancing_policies.least_request", config)
 
 
-def _socket(host: str, port: int) -> Address:
+def socket_address(host: str, port: int) -> Address:
+    """A TCP address."""
     return Address(socket_address=SocketAddress(address=host, port_value=port))
 
 
-def _assignment(cluster: str, address: Address) -> ClusterLoadAssignment:
+def assignment_of(cluster: str, address: Address) -> ClusterLoadAssignment:
+    """An assignment of one endpoint, as part of its cluster."""
     return ClusterLoadAssignment(
         cluster_name=cluster,
         endpoints=[LocalityLbEndpoints(lb_endpoints=[LbEndpoint(endpoint=Endpoint(address=address))])],

@@ -4,6 +4,7 @@ Traps: filters see answers in reverse order; usage filters stand before ext_proc
 buffer limit holds for requests (413 beyond it) and for answers that a filter wants whole; see ``usage`` about those.
 """
 
+from collections.abc import Iterable
 from datetime import timedelta
 from functools import lru_cache
 
@@ -23,6 +24,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
     HttpProtocolOptions,
     HttpProtocolOptionsHeadersWithUnderscoresAction,
     SocketAddress,
+    TypedExtensionConfig,
 )
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
 from envoy_data_plane.envoy.extensions.access_loggers.grpc.v3 import (
@@ -62,7 +64,7 @@ from ralb_operator.xds.resources import LISTENER, Resource
 
 NAME = "ralb"
 # Credentials of clients: the processor has no use for them, so it is not shown them.
-_WITHHELD = ("authorization", "proxy-authorization", "cookie", "x-api-key", "api-key")
+CREDENTIAL_HEADERS = ("authorization", "proxy-authorization", "cookie", "x-api-key", "api-key")
 
 
 @lru_cache(maxsize=16)
@@ -80,9 +82,7 @@ def listener(gateway: Gateway) -> Resource:
             HttpFilter(name="envoy.filters.http.router", typed_config=typed(Router())),
         ],
         access_log=[_access_log()],
-        early_header_mutation_extensions=[
-            extension("envoy.http.early_header_mutation.header_mutation", typed(_strip()))
-        ],
+        early_header_mutation_extensions=[_strip()],
         local_reply_config=local_replies(),
         common_http_protocol_options=HttpProtocolOptions(
             idle_timeout=timedelta(hours=1),
@@ -136,24 +136,30 @@ def _processor(gateway: Gateway) -> HttpFilter:
             )
         ),
         forward_rules=HeaderForwardingRules(
-            disallowed_headers=ListStringMatcher(patterns=[StringMatcher(exact=name) for name in _WITHHELD])
+            disallowed_headers=ListStringMatcher(patterns=[StringMatcher(exact=name) for name in CREDENTIAL_HEADERS])
         ),
     )
     return HttpFilter(name="ralb.processor", typed_config=typed(config))
 
 
-def _strip() -> EarlyHeaderMutation:
+def _strip() -> TypedExtensionConfig:
     # Envoy caps the size of regular expressions, so "ours, but none that clients may set" is spelt out name by name.
     ours = {
         value for value in vars(headers).values() if isinstance(value, str) and value.startswith(headers.OWN_PREFIX)
     }
-    matchers = [StringMatcher(prefix=prefix) for prefix in headers.RESERVED_PREFIXES]
-    matchers += [StringMatcher(exact=name) for name in sorted(ours - headers.CLIENT_HEADERS)]
-    return EarlyHeaderMutation(
+    return removal(sorted(ours - headers.CLIENT_HEADERS), headers.RESERVED_PREFIXES)
+
+
+def removal(names: Iterable[str], prefixes: Iterable[str]) -> TypedExtensionConfig:
+    """Removes request headers before anything else looks at them."""
+    matchers = [StringMatcher(prefix=prefix) for prefix in prefixes]
+    matchers += [StringMatcher(exact=name) for name in names]
+    config = EarlyHeaderMutation(
         mutations=[
             HeaderMutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=matcher)) for matcher in matchers
         ]
     )
+    return extension("envoy.http.early_header_mutation.header_mutation", typed(config))
 
 
 def _access_log() -> AccessLog:

@@ -23,11 +23,24 @@ from envoy_data_plane.envoy.config.core.v3 import (
 )
 from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
 from envoy_data_plane.envoy.extensions.access_loggers.filters.cel.v3 import ExpressionFilter
+from envoy_data_plane.envoy.extensions.filters.http.custom_response.v3 import CustomResponse
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    HttpFilter,
     LocalReplyConfig,
     ResponseMapper,
 )
-from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+from envoy_data_plane.envoy.extensions.http.custom_response.local_response_policy.v3 import LocalResponsePolicy
+from envoy_data_plane.envoy.type.matcher.v3 import HttpResponseStatusCodeMatchInput, StringMatcher
+from envoy_data_plane.xds.core.v3 import TypedExtensionConfig as XdsExtension
+from envoy_data_plane.xds.type.matcher.v3 import (
+    Matcher,
+    MatcherMatcherList,
+    MatcherMatcherListFieldMatcher,
+    MatcherMatcherListPredicate,
+    MatcherMatcherListPredicateSinglePredicate,
+    MatcherOnMatch,
+)
+from envoy_data_plane.xds.type.matcher.v3 import StringMatcher as XdsStringMatcher
 
 from ralb_api import headers
 from ralb_api.errors import ClientError, Code
@@ -82,20 +95,64 @@ _REPLIES: tuple[_Reply, ...] = (
 )
 
 
+_PROVIDER_FAILED = (
+    "The provider of this model could not be reached, broke off, or refused the gateway; try again in a moment."
+)
+_PROVIDER_REPLIES: tuple[_Reply, ...] = (
+    *(_Reply(502, status, Code.UPSTREAM_ERROR, _PROVIDER_FAILED) for status in (500, 502)),
+    # Also when the key is not there (yet): nothing went out without it.
+    *(_Reply(503, status, Code.UPSTREAM_ERROR, _PROVIDER_FAILED) for status in (401, 503)),
+    _Reply(504, 504, Code.UPSTREAM_TIMEOUT, "The provider of this model did not answer in time."),
+)
+
+
 def local_replies() -> LocalReplyConfig:
     """A mapper per cause and API family; anything unmapped keeps Envoy's own text."""
     return LocalReplyConfig(
-        mappers=[_mapper(reply, anthropic=anthropic) for anthropic in (True, False) for reply in _REPLIES]
+        mappers=[
+            _mapper(reply, anthropic=anthropic, by_path=anthropic) for anthropic in (True, False) for reply in _REPLIES
+        ]
     )
 
 
-def _mapper(reply: _Reply, *, anthropic: bool) -> ResponseMapper:
+def provider_replies(*, anthropic: bool) -> LocalReplyConfig:
+    """The same for the proxy in front of a provider, which speaks one API family."""
+    return LocalReplyConfig(mappers=[_mapper(reply, anthropic=anthropic, by_path=False) for reply in _PROVIDER_REPLIES])
+
+
+def provider_refusals() -> HttpFilter:
+    """A filter that makes a 502 of a provider's 401.
+
+    It is the gateway's key that was refused, not the client's, so other pools are worth a try; and what a provider says about
+    a key may quote it.
+    """
+    predicate = MatcherMatcherListPredicate(
+        single_predicate=MatcherMatcherListPredicateSinglePredicate(
+            input=XdsExtension(name="status", typed_config=typed(HttpResponseStatusCodeMatchInput())),
+            value_match=XdsStringMatcher(exact="401"),
+        )
+    )
+    action = XdsExtension(
+        name="envoy.extensions.http.custom_response.local_response_policy",
+        typed_config=typed(LocalResponsePolicy(status_code=502)),
+    )
+    config = CustomResponse(
+        custom_response_matcher=Matcher(
+            matcher_list=MatcherMatcherList(
+                matchers=[MatcherMatcherListFieldMatcher(predicate=predicate, on_match=MatcherOnMatch(action=action))]
+            )
+        )
+    )
+    return HttpFilter(name="ralb.provider_refusals", typed_config=typed(config))
+
+
+def _mapper(reply: _Reply, *, anthropic: bool, by_path: bool) -> ResponseMapper:
     error = ClientError(reply.status, reply.code, reply.message)
     if isinstance(reply.cause, str):
         filters = [_details(f'response.code_details.startsWith("{reply.cause}")')]
     else:
         filters = [_status(reply.cause), _details(f'!response.code_details.startsWith("{DETAILS_PREFIX}")')]
-    if anthropic:
+    if by_path:
         path = HeaderMatcher(name=":path", string_match=StringMatcher(prefix="/v1/messages"))
         filters.insert(0, AccessLogFilter(header_filter=HeaderFilter(header=path)))
     return ResponseMapper(
