@@ -48,6 +48,7 @@ def definition(kind: str, model: type[Object]) -> dict[str, Any]:
                     "storage": True,
                     "subresources": {"status": {}},
                     "additionalPrinterColumns": _columns(kind),
+                    **_selectable(kind),
                     "schema": {"openAPIV3Schema": _root(kind, model)},
                 }
             ],
@@ -88,21 +89,24 @@ def _status(kind: str) -> Schema:
 
 
 _ENDPOINTS: Schema = {
-    "description": "endpoints counts the pods the pool's selector finds. Absent for pools behind a service.",
+    "description": "endpoints counts the replicas of the pool. Absent where they are not seen one by one, as behind a host "
+    "name or at a provider.",
     "type": "object",
     "required": ["ready", "total"],
     "properties": {
         "ready": {
-            "description": "ready is how many pods can take requests.",
+            "description": "ready is how many replicas can take requests.",
             "type": "integer",
             "format": "int32",
             "minimum": 0,
+            "maximum": 2**31 - 1,
         },
         "total": {
-            "description": "total is how many pods there are.",
+            "description": "total is how many replicas there are, ready or not.",
             "type": "integer",
             "format": "int32",
             "minimum": 0,
+            "maximum": 2**31 - 1,
         },
     },
 }
@@ -176,8 +180,8 @@ def _condition(type_: str, *, wide: bool = False) -> Column:
 _OWN_COLUMNS: dict[str, list[Column]] = {
     "ModelPool": [
         _column("Model", ".spec.model.name"),
-        _column("Ready", ".status.endpoints.ready", "integer", description="Pods that can take requests."),
-        _column("Pods", ".status.endpoints.total", "integer", description="Pods the selector finds."),
+        _column("Ready", ".status.endpoints.ready", "integer", description="Replicas that can take requests."),
+        _column("Pods", ".status.endpoints.total", "integer", description="Replicas there are."),
     ],
     "ModelTier": [
         _column("Level", ".spec.level", "integer"),
@@ -187,10 +191,24 @@ _OWN_COLUMNS: dict[str, list[Column]] = {
         _column("Models", ".spec.match.models", description="Model names by which clients ask to be routed."),
         _column("Default", ".spec.default.use.tier", description="Tier of requests no rule holds for."),
     ],
+    "Tenant": [
+        _column("Priority", ".spec.priority"),
+        _column("Weight", ".spec.weight", "integer"),
+        _column("Tokens/min", ".spec.limits.tokensPerMinute", "integer"),
+    ],
+    "SemanticRoute": [
+        _column("Threshold", ".spec.threshold", "number"),
+        _column("Embedder", ".spec.embedder.type"),
+    ],
+    "ToolBackend": [
+        _column("On Error", ".spec.onError", description="What follows when the tool can not answer."),
+        _column("Timeout", ".spec.timeout"),
+    ],
 }
 _WIDE_COLUMNS: dict[str, list[Column]] = {
     "ModelPool": [
         _column("Engine", ".spec.backend.pods.engine", wide=True),
+        _column("Provider", ".spec.backend.external.host", wide=True),
         _column("Context", ".spec.model.contextWindow", "integer", wide=True),
         _column("$/M in", ".spec.cost.inputPerMillion", "number", wide=True),
         _column("$/M out", ".spec.cost.outputPerMillion", "number", wide=True),
@@ -200,6 +218,18 @@ _WIDE_COLUMNS: dict[str, list[Column]] = {
         _column("Cap", ".spec.outputCap", "integer", wide=True),
     ],
     "RoutingPolicy": [_column("Hosts", ".spec.match.hostnames", wide=True)],
+    "Tenant": [
+        _column("Requests/min", ".spec.limits.requestsPerMinute", "integer", wide=True),
+        _column("Tiers", ".spec.allowedTiers", wide=True),
+    ],
+    "SemanticRoute": [
+        _column("Band", ".spec.abstain.band", "number", wide=True),
+        _column("Margin", ".spec.abstain.margin", "number", wide=True),
+    ],
+    "ToolBackend": [
+        _column("MCP", ".spec.mcp.url", wide=True),
+        _column("Lookup", ".spec.lookup.http.url", wide=True),
+    ],
 }
 
 
@@ -214,6 +244,20 @@ def _columns(kind: str) -> list[Column]:
         _column("Snapshot", ".status.snapshot", wide=True),
         _column("Age", ".metadata.creationTimestamp", "date"),
     ]
+
+
+# What users filter by: kubectl get mp --field-selector spec.model.name=llama
+_SELECTABLE = {
+    "ModelPool": (".spec.model.name",),
+    "ModelTier": (".spec.level",),
+    "RoutingPolicy": (".spec.default.use.tier",),
+    "Tenant": (".spec.priority",),
+}
+
+
+def _selectable(kind: str) -> dict[str, list[dict[str, str]]]:
+    paths = _SELECTABLE.get(kind, ())
+    return {"selectableFields": [{"jsonPath": path} for path in paths]} if paths else {}
 
 
 class _Dumper(yaml.SafeDumper):

@@ -171,8 +171,8 @@ def test_other_kinds_are_ignored_with_a_warning(tmp_path: Path) -> None:
     assert problem.severity is Severity.WARNING
     assert names((problem,), tmp_path) == [
         "a.yaml:1: Deployment n/d: apps/v1 is not for RALB; the object is ignored "
-        "(kinds that are read: ModelPool, ModelTier, RoutingPolicy, Pod, Service, Secret, EndpointSlice, "
-        "InferencePool, ReferenceGrant)"
+        "(kinds that are read: ModelPool, ModelTier, RoutingPolicy, Tenant, SemanticRoute, ToolBackend, Pod, Service, "
+        "Secret, EndpointSlice, InferencePool, ReferenceGrant)"
     ]
 
 

@@ -10,7 +10,7 @@ from ralb_operator.explain_errors import Finding
 from ralb_operator.parse import concerns_us, key_of, to_object, to_pod
 from ralb_operator.view import Pod
 
-KIND_NAMES = "ModelPool, ModelTier, RoutingPolicy"
+KIND_NAMES = "ModelPool, ModelTier, RoutingPolicy, Tenant, SemanticRoute, ToolBackend"
 VERSION_HINT = "write apiVersion: ralb.dev/v1alpha1"
 SPEC_HINT = "spec is the pool as wanted: the model, where its replicas are, what it costs."
 NO_MAPPING = "must be a mapping of names to values, not"

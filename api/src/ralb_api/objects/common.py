@@ -39,6 +39,16 @@ _WORD = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _PATH = r"^/[!-~]*$"
 _HOSTNAME = r"^(\*\.)?[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?$"
 _HOST = r"^[A-Za-z0-9]([-A-Za-z0-9.:]*[A-Za-z0-9])?$"
+_TEXT = r"^[ \t\r\n]*[^ \t\r\n](.|\n)*$"
+_VISIBLE = r"^[!-~]([ -~]*[!-~])?$"
+_CLAIM = r"^[A-Za-z0-9_][A-Za-z0-9._:/-]*$"
+_PORT_NUMBER = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_AUTHORITY = r"([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(:" + _PORT_NUMBER + ")?"
+_URL = r"^https?://" + _AUTHORITY + r"(/[!\"$-~]*)?$"
+_HTTPS_URL = r"^https://" + _AUTHORITY + r"(/[!\"$-~]*)?$"
+_CIDR = r"^[0-9A-Fa-f:.]{2,39}/(0|[1-9][0-9]{0,2})$"
+_TIME_ZONE = r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9][A-Za-z0-9_+-]*){0,3}$"
+_FILE = r"^(/[A-Za-z0-9_][A-Za-z0-9._-]*)+$"
 _SECRET_KEY = r"^[A-Za-z0-9._-]+$"
 _PATH_PREFIX = r"^(/[A-Za-z0-9_~][A-Za-z0-9._~:@+-]*)+$"
 _LABEL_VALUE = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
@@ -82,6 +92,14 @@ FORMS: dict[str, str] = {
     _PATH: "a path that starts with / and has no spaces, such as /v1/chat/completions",
     _HOSTNAME: "a host name without scheme and port, such as llm.example.com or *.example.com",
     _HOST: "a DNS name or an IP address without scheme and port, such as chat.models.svc",
+    _TEXT: "text that is not blank",
+    _VISIBLE: "printable ASCII text that neither starts nor ends with a space",
+    _CLAIM: "a claim's name such as sub or https://example.com/tenant",
+    _URL: "a URL without user and fragment, such as https://tools.example.com/mcp",
+    _HTTPS_URL: "an https URL without user and fragment, such as https://login.example.com",
+    _CIDR: "an address range such as 10.0.0.0/8 or fd00::/8",
+    _TIME_ZONE: "a name of the time zone database such as UTC or Europe/Berlin",
+    _FILE: "an absolute path of a file without . and .. and spaces, such as /models/encoder.onnx",
     _SECRET_KEY: "a key of a Secret: letters, digits and - _ .",
     _PATH_PREFIX: "a path that starts with / and does not end with it, without query and dot segments, such as /openai",
     _LABEL_VALUE: "letters, digits and - _ ., starting and ending with a letter or digit",
@@ -98,6 +116,14 @@ Word = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_WO
 Path = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=_PATH)]
 Hostname = Annotated[str, StringConstraints(min_length=1, max_length=253, to_lower=True, pattern=_HOSTNAME)]
 Host = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=_HOST)]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=_TEXT)]
+Visible = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=_VISIBLE)]
+Claim = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=_CLAIM)]
+Url = Annotated[str, StringConstraints(min_length=8, max_length=1024, pattern=_URL)]
+HttpsUrl = Annotated[str, StringConstraints(min_length=9, max_length=1024, pattern=_HTTPS_URL)]
+Cidr = Annotated[str, StringConstraints(min_length=4, max_length=43, pattern=_CIDR)]
+TimeZone = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_TIME_ZONE)]
+FilePath = Annotated[str, StringConstraints(min_length=2, max_length=512, pattern=_FILE)]
 SecretKey = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=_SECRET_KEY)]
 PathPrefix = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_PATH_PREFIX)]
 LabelValue = Annotated[str, StringConstraints(max_length=63, pattern=_LABEL_VALUE)]
@@ -153,7 +179,7 @@ class Constraint:
 
 def exactly_one(*fields: str) -> Constraint:
     """Of several optional fields (attribute names) one must be set and the others not."""
-    names = [to_camel(name) for name in fields]
+    names = [to_camel(name.rstrip("_")) for name in fields]
     every = f"{', '.join(names[:-1])} and {names[-1]}"
     few = len(names) == 2
 
@@ -171,6 +197,31 @@ def exactly_one(*fields: str) -> Constraint:
         breach=breach,
         message=f"exactly one of {every} must be set",
         hint=f"set {names[0]} or {names[1]}, and remove the other" if few else "set one of them, and remove the others",
+    )
+
+
+def duration_within(field: str, low: str, high: str, hint: str) -> Constraint:
+    """A duration must be between two others, both included.
+
+    Args:
+        field: attribute name.
+        low: the shortest duration that is allowed.
+        high: the longest duration that is allowed.
+        hint: what to do.
+    """
+    name = to_camel(field)
+
+    def breach(model: Any) -> str | None:
+        value = getattr(model, field)
+        return None if value is None or seconds(low) <= seconds(value) <= seconds(high) else f"it is {value}"
+
+    rule = f"duration(self.{name}) >= duration('{low}') && duration(self.{name}) <= duration('{high}')"
+    return Constraint(
+        cel=f"!has(self.{name}) || ({rule})",
+        breach=breach,
+        message=f"{name} must be between {low} and {high}",
+        hint=hint,
+        field=name,
     )
 
 

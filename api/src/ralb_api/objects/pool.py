@@ -15,7 +15,7 @@ from ralb_api.objects.common import (
     Object,
     Spec,
     duplicates,
-    seconds,
+    duration_within,
 )
 
 
@@ -132,13 +132,7 @@ class Balancing(Spec):
     """How work is spread over the pool's pods."""
 
     constraints: ClassVar = (
-        Constraint(
-            cel="!has(self.slowStart) || duration(self.slowStart) <= duration('1h')",
-            breach=lambda model: None if seconds(model.slow_start) <= 3600 else f"it is {model.slow_start}",
-            message="slowStart must be at most 1h",
-            hint="a new pod gets its full share within minutes; 30s is a good value",
-            field="slowStart",
-        ),
+        duration_within("slow_start", "0s", "1h", "a new pod gets its full share within minutes; 30s is a good value"),
     )
 
     concurrency_per_replica: int = Field(
