@@ -18,6 +18,8 @@ XDS_CLUSTER: Final = "ralb-xds"
 # Forwards what probes and Prometheus may ask of the admin interface, and nothing else.
 PROBES: Final = "ralb-probes"
 _TYPE: Final = "type.googleapis.com/"
+_INTERNAL: Final = "envoy.bootstrap.internal_listener"
+_INTERNAL_TYPE: Final = "envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
 _HTTP: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _ADMIN: Final = "ralb-admin"
 _SHOWN: Final = ("/ready", "/stats/prometheus")
@@ -116,6 +118,8 @@ def bootstrap(
         "layered_runtime": {
             "layers": [{"name": "static", "static_layer": {}}, {"name": "admin", "admin_layer": {}}],
         },
+        # Providers are reached through internal listeners.
+        "bootstrap_extensions": [{"name": _INTERNAL, "typed_config": {"@type": _TYPE + _INTERNAL_TYPE}}],
         "overload_manager": _overload(max_connections, max_heap_bytes),
     }
 
