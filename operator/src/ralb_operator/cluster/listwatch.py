@@ -21,6 +21,10 @@ _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CHUNK: Final = 500
+_JSON: Final = "application/json"
+_METADATA: Final = tuple(
+    f"application/json;as=PartialObjectMetadata{suffix};g=meta.k8s.io;v=v1" for suffix in ("", "List")
+)
 _WATCH_S: Final = 300
 # Continue tokens live five minutes; a list that loses its token this often is bigger than the server's patience.
 _RESTARTS: Final = 5
@@ -102,7 +106,7 @@ class ListWatch(Generic[T]):
         on_state: Callable[[], None] = lambda: None,
         label_selector: str = "",
         field_selector: str = "",
-        accept: str = "application/json",
+        metadata_only: bool = False,
         optional: bool = False,
         times: Times | None = None,
     ) -> None:
@@ -118,7 +122,7 @@ class ListWatch(Generic[T]):
             on_state: called when ``state`` or ``message`` changed.
             label_selector: which objects, by labels.
             field_selector: which objects, by fields.
-            accept: media type to ask for.
+            metadata_only: ask for nothing but metadata.
             optional: a server that does not know the kind has none of it, and that is fine.
             times: how patient to be.
         """
@@ -139,7 +143,7 @@ class ListWatch(Generic[T]):
             for name, value in (("labelSelector", label_selector), ("fieldSelector", field_selector))
             if value
         }
-        self._accept = accept
+        self._accept, self._accept_list = _METADATA if metadata_only else (_JSON, _JSON)
         self._optional = optional
         self._times = times or Times()
         self._synced = asyncio.Event()
@@ -182,7 +186,7 @@ class ListWatch(Generic[T]):
         version, path, restarts = "", self._path, 0
         while True:
             try:
-                page = await self._client.request("GET", path, params=params, accept=self._accept, timeout=60.0)
+                page = await self._client.request("GET", path, params=params, accept=self._accept_list, timeout=60.0)
             except ApiError as error:
                 if error.gone and "continue" in params and restarts < _RESTARTS:
                     # The rest of an older state is no longer to be had: begin again with the present one.

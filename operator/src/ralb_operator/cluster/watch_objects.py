@@ -24,10 +24,6 @@ from ralb_operator.cluster.store import Store
 
 _LOG = logging.getLogger(__name__)
 
-_METADATA: Final = (
-    "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,"
-    "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-)
 RESYNC_S: Final = 300.0
 # How long kopf may take to tell of a change that the metadata shows.
 TOLD_S: Final = 1.0
@@ -73,7 +69,7 @@ class Follower:
             on_replace=self._seen_all,
             on_change=self._seen,
             on_state=on_state,
-            accept=_METADATA,
+            metadata_only=True,
             times=times,
         )
 
