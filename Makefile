@@ -30,7 +30,7 @@ generate: setup ## rebuild everything generated: protobuf code, the hold filter,
 lint: setup ## ruff, mypy strict, layers, drift of generated files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p ralb_api -p ralb_operator -p ralb_extproc -p ralb_sim -p ralb_cli
+	$(BIN)/mypy -p ralb_api -p ralb_operator -p ralb_extproc -p ralb_sim -p ralb_cli -p cluster_tools
 	$(BIN)/lint-imports
 	$(BIN)/python tools/generate.py --check
 
@@ -38,7 +38,11 @@ format: setup ## let ruff put the code in shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: lint ## lint, then every test, real Envoy included
+control-plane: setup ## build what cluster tests run on: API server, etcd, kubectl, Helm (once: minutes)
+	$(BIN)/python tools/build_cluster_tools.py
+
+test: lint ## lint, then every test, real Envoy and real API server included
+	$(BIN)/python tools/build_cluster_tools.py --or-skip
 	$(BIN)/pytest -q $(PYTEST_ARGS)
 
 demo: setup ## three tiers of simulated vLLM pods behind a real Envoy, and a dozen requests (DEMO_EXIT=1 ends it)
@@ -52,4 +56,4 @@ bench-extproc: setup ## added latency and CPU of the processor behind Envoy agai
 clean: ## remove what setup and tests made
 	rm -rf $(VENV) .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench/results
 
-.PHONY: help setup generate lint format test demo bench bench-extproc clean
+.PHONY: help setup generate lint format control-plane test demo bench bench-extproc clean
