@@ -132,6 +132,7 @@ topologySpreadConstraints:
   {{- end }}
 {{- end }}
 {{- end }}
+{{- end }}
 
 {{/* Mistakes that a schema cannot see; they end the rendering with what to do. */}}
 {{- define "ralb.checks" -}}
