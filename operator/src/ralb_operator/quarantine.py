@@ -5,6 +5,7 @@ What Envoy refuses is a resource of a certain content. As soon as that content c
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Final
 
 from ralb_api.problems import ObjectKey, Problem
 from ralb_operator.compile import Reason, Result
@@ -13,6 +14,8 @@ from ralb_operator.view import View
 from ralb_operator.xds.resources import CLUSTER, ENDPOINTS
 from ralb_operator.xds.subscription import Nack
 
+# What problems about refused pools begin with, before Envoy's own words.
+REFUSES: Final = "Envoy refuses this pool: "
 _CLUSTER_PREFIX = "pool/"
 
 
@@ -55,7 +58,7 @@ def without(view: View, pools: Mapping[ObjectKey, str]) -> View:
             key,
             "",
             Reason.REFUSED,
-            f"Envoy refuses this pool: {message}",
+            f"{REFUSES}{message}",
             "change spec.backend or spec.balancing; until then the pool is left out",
             view.sources.get(key, ""),
         )

@@ -14,12 +14,11 @@ from ralb_operator.compile import Reason
 from ralb_operator.control import Applied, ControlPlane
 from ralb_operator.progress import Progress
 from ralb_operator.publish import Outcome
-from ralb_operator.quarantine import pool_of
+from ralb_operator.quarantine import REFUSES, pool_of
 from ralb_operator.xds.subscription import Nack
 
 MAX_LATE: Final = 16
 _QUIET_S: Final = 0.05
-_QUARANTINED: Final = "Envoy refuses this pool: "
 
 
 class Acks:
@@ -47,6 +46,8 @@ class Acks:
         self._applied = applied
         self._edition = edition
         self._known = self._refusals()
+        # At this moment nobody is late; at another there may always be something under way.
+        self.report()
 
     def report(self) -> Report:
         """The state at this moment."""
@@ -117,7 +118,7 @@ class Acks:
                 found[str(key)] = printable(nack.message, MAX_WORDS)
         for problem in applied.result.problems:
             if problem.reason == Reason.REFUSED and problem.object is not None:
-                found[str(problem.object)] = printable(problem.message.removeprefix(_QUARANTINED), MAX_WORDS)
+                found[str(problem.object)] = printable(problem.message.removeprefix(REFUSES), MAX_WORDS)
         return tuple(sorted(found.items()))
 
 

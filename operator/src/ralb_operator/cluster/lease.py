@@ -115,13 +115,19 @@ class Elector:
 
     async def run(self) -> None:
         """Hold or await the Lease until cancelled; then give it back, so that another replica need not wait."""
+        trouble = ""
         try:
             while True:
                 try:
                     await self._try()
                 except (ApiError, CredentialsError) as error:
                     self.failures += 1
-                    _LOG.log(logging.WARNING if self._told else logging.INFO, "lease %s: %s", self._name, error)
+                    # The same trouble every two seconds is told once.
+                    level = logging.DEBUG if str(error) == trouble else logging.WARNING
+                    trouble = str(error)
+                    _LOG.log(level, "lease %s: %s", self._name, error)
+                else:
+                    trouble = ""
                 self._tell()
                 await self._pause(self._timing.retry * (1 + self._timing.jitter * self._rand()))
         finally:

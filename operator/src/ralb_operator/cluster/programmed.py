@@ -86,11 +86,11 @@ IN_FORCE: Final = Verdict("True", PROGRAMMED, "In force at every connected gatew
 
 
 def edition(generations: Mapping[ObjectKey, tuple[str, int]]) -> str:
-    """The hash of all objects: (uid, generation) by key."""
+    """The hash of all objects: (which of those that had the name over time, generation) by key."""
     digest = xxhash.xxh3_64()
     for key in sorted(generations, key=lambda key: (key.kind, key.namespace, key.name)):
-        uid, generation = generations[key]
-        digest.update(f"{key.kind}/{key.namespace}/{key.name}/{uid}/{generation}\n".encode())
+        born, generation = generations[key]
+        digest.update(f"{key.kind}/{key.namespace}/{key.name}/{born}/{generation}\n".encode())
     return digest.hexdigest()
 
 
@@ -121,10 +121,10 @@ class History:
         self, before: Mapping[ObjectKey, tuple[str, int, int]], now: Mapping[ObjectKey, tuple[str, int]]
     ) -> dict[ObjectKey, tuple[str, int, int]]:
         found = {}
-        for key, (uid, generation) in now.items():
+        for key, (born, generation) in now.items():
             old = before.get(key)
-            same = old is not None and old[:2] == (uid, generation)
-            found[key] = old if old is not None and same else (uid, generation, self._next - 1)
+            same = old is not None and old[:2] == (born, generation)
+            found[key] = old if old is not None and same else (born, generation, self._next - 1)
         return found
 
     def has_judged(self, digest: str, key: ObjectKey) -> bool:
@@ -148,14 +148,12 @@ class World:
         history: of this replica.
         reports: of all replicas that are alive, the own one included.
         used: objects in the published snapshot.
-        last_valid: objects of which an older generation stays in force because the present one is invalid.
         deserted: nobody has been connected for so long that this is worth telling of objects that were in force.
     """
 
     history: History
     reports: Sequence[Report]
     used: frozenset[ObjectKey]
-    last_valid: frozenset[ObjectKey] = frozenset()
     deserted: bool = False
 
 
@@ -184,8 +182,7 @@ def judge(key: ObjectKey, status: Status, world: World, *, was_true: bool) -> Ve
         tail = "It is left out until its spec changes; nothing else is affected."
         return Verdict("False", REFUSED, f"Envoy refuses it: {words}. {tail}")
     if accepted is not None and not accepted.status:
-        kept = "the last valid version stays in force" if key in world.last_valid else "it is not in the configuration"
-        return Verdict("False", NOT_ACCEPTED, f"It is not accepted ({accepted.reason}); {kept}.")
+        return Verdict("False", NOT_ACCEPTED, f"It is not accepted ({accepted.reason}), so it is in force nowhere.")
     if key.kind not in _FIELDS:
         return Verdict("False", NOT_SUPPORTED, f"This release checks {key.kind} objects but does not act on them yet.")
     if key not in world.used:

@@ -22,22 +22,6 @@ _FIELDS: Final = ("status", "reason", "message", "observedGeneration")
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """An object of ours as the API server has it.
-
-    Attributes:
-        uid, generation: who it is, and the state of its spec.
-        version: its resourceVersion.
-        status: its status as it came: anybody may have written it.
-    """
-
-    uid: str
-    generation: int
-    version: str
-    status: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
 class Said:
     """One condition without times."""
 
@@ -148,6 +132,12 @@ def was_programmed(key: ObjectKey, status: Mapping[str, Any], generation: int) -
     """Whether a status says that this generation is in force."""
     condition = own_conditions(key, status).get(PROGRAMMED, {})
     return condition.get("status") == "True" and condition.get("observedGeneration") == generation
+
+
+def is_unknown(key: ObjectKey, status: Mapping[str, Any], generation: int) -> bool:
+    """Whether a status says that it is not known whether this generation is in force."""
+    condition = own_conditions(key, status).get(PROGRAMMED, {})
+    return condition.get("status") == "Unknown" and condition.get("observedGeneration") == generation
 
 
 def transitions(key: ObjectKey, old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Transition, ...]:
