@@ -30,7 +30,7 @@ class PickerServers:
     Attributes:
         addresses: where each pool is served, once started: pool id -> address.
         health_address: where health alone is served; "" if nowhere.
-        room: bytes of bodies that may still be kept.
+        room: what is kept of request bodies.
     """
 
     def __init__(

@@ -25,26 +25,29 @@ _SAYS_WHAT_IT_IS: Final = (*names.OBJECTIVE_HEADERS, names.WORKLOAD_CLASS)
 
 
 class Room:
-    """How many bytes of unfinished request bodies may be kept, over all streams."""
+    """Bytes of unfinished request bodies, over all streams.
+
+    Args:
+        limit: most bytes.
+
+    Attributes:
+        taken: bytes now kept.
+    """
 
     def __init__(self, limit: int) -> None:
-        self._left = limit
-
-    @property
-    def left(self) -> int:
-        """Bytes that may still be taken."""
-        return self._left
+        self._limit = limit
+        self.taken = 0
 
     def take(self, size: int) -> bool:
         """Take some; False, and nothing taken, if there is not so much left."""
-        if size > self._left:
+        if self.taken + size > self._limit:
             return False
-        self._left -= size
+        self.taken += size
         return True
 
     def give(self, size: int) -> None:
         """Give back what was taken."""
-        self._left += size
+        self.taken -= size
 
 
 class Picker:

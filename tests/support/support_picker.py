@@ -1,0 +1,125 @@
+"""Our own picker with a snapshot server behind it, in this process, so that tests can look at its state."""
+
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from support_net import wait_until
+
+from ralb.v1 import snapshot_pb2 as pb
+from ralb_extproc.app import Options, Processor
+from ralb_extproc.epp.options import PickerOptions
+from ralb_extproc.feedback import Settled
+from ralb_extproc.place.columns import INFLIGHT
+from ralb_operator.serving import serve
+from ralb_operator.snapshots import SnapshotServer
+from ralb_operator.xds.server import AdsServer
+
+POOL = "models/base"
+ENDPOINTS = ("127.0.0.11:8000", "127.0.0.11:8001", "127.0.0.12:8000")
+
+
+def pool(endpoints: Sequence[str] = ENDPOINTS, name: str = POOL, **fields: Any) -> pb.Pool:
+    """A pool without metrics: its pods need not exist."""
+    return pb.Pool(
+        id=name,
+        cluster=f"pool/{name}",
+        model=pb.Model(name="base"),
+        engine=pb.ENGINE_GENERIC,
+        endpoints=[pb.Endpoint(address=address) for address in sorted(endpoints)],
+        **fields,
+    )
+
+
+@dataclass
+class Own:
+    """A running picker of ours.
+
+    Attributes:
+        settled: every outcome, in order, with what was known of its request.
+        records: every record, in order.
+    """
+
+    processor: Processor
+    snapshots: SnapshotServer
+    settled: list[Settled] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    _version: int = 0
+
+    @property
+    def address(self) -> str:
+        return self.address_of(POOL)
+
+    def address_of(self, pool_id: str) -> str:
+        assert self.processor.pickers is not None
+        return self.processor.pickers.addresses[pool_id]
+
+    @property
+    def in_flight(self) -> int:
+        return len(self.processor.pods.ledger)
+
+    @property
+    def load(self) -> dict[str, float]:
+        """Requests charged to each pod of the pool."""
+        pods = self.processor.pods
+        view = pods.view(POOL)
+        return (
+            {}
+            if view is None
+            else {a: float(pods.data[INFLIGHT, s]) for a, s in zip(view.addresses, view.slots, strict=True)}
+        )
+
+    @property
+    def holds_nothing(self) -> bool:
+        """Nothing is kept for any request: no load, no bytes."""
+        pickers = self.processor.pickers
+        assert pickers is not None
+        return not self.in_flight and not any(self.load.values()) and not pickers.room.taken
+
+    async def idle(self) -> None:
+        """Wait for that."""
+        await wait_until(lambda: self.holds_nothing, what="nothing held")
+
+    async def apply(self, *pools: pb.Pool) -> None:
+        """Have these pools in use."""
+        self._version += 1
+        version = f"v{self._version}"
+        self.snapshots.set(pb.Snapshot(version=version, pools=pools))
+        await wait_until(lambda: self.processor.follower.version == version, what=f"snapshot {version}")
+
+
+@asynccontextmanager
+async def own_picker(
+    folder: Path,
+    *pools: pb.Pool,
+    tls: str = "off",
+    start_with_snapshot: bool = True,
+    more: tuple[tuple[str, str], ...] = (),
+    health_listen: str = "127.0.0.1:0",
+    sheddable: frozenset[str] = frozenset(),
+    **options: Any,
+) -> AsyncIterator[Own]:
+    """Start it on a free port. Without ``pools`` there is one with ``ENDPOINTS``; ``more`` adds (address, pool id)."""
+    # Paths of sockets must be short.
+    with tempfile.TemporaryDirectory(prefix="ralb-epp-") as short:
+        snapshots = SnapshotServer()
+        serving = await serve(f"unix:{short}/s", AdsServer(), snapshots)
+        epp = PickerOptions((("127.0.0.1:0", POOL), *more), tls, health_listen, sheddable)
+        processor = Processor(
+            replace(Options(listen="", operator=serving.address, records="", drain_s=0.0, epp=epp), **options)
+        )
+        own = Own(processor, snapshots)
+        settle, put = processor.learner._settled, processor.records._put
+        processor.learner._settled = lambda settled: (own.settled.append(settled), settle(settled))[1]
+        processor.records._put = lambda record: (own.records.append(record), put(record))[1]
+        try:
+            await processor.start()
+            if start_with_snapshot:
+                await own.apply(*(pools or [pool()]))
+            yield own
+        finally:
+            await processor.stop()
+            await serving.stop(0)
