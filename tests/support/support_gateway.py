@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -87,9 +88,9 @@ class Pods:
         self.refused: Counter[str] = Counter()
         self._servers: list[asyncio.Server] = []
 
-    async def start(self, *names: str) -> None:
+    async def start(self, *names: str, tls: ssl.SSLContext | None = None) -> None:
         for name in names:
-            server = await asyncio.start_server(self._handler(name), "127.0.0.1", 0, limit=64 << 20)
+            server = await asyncio.start_server(self._handler(name), "127.0.0.1", 0, limit=64 << 20, ssl=tls)
             self._servers.append(server)
             host, port = server.sockets[0].getsockname()
             self.addresses[name] = f"{host}:{port}"
