@@ -128,10 +128,11 @@ def _key_rules(keys: Schema) -> list[dict[str, str]]:
     rules = []
     if "pattern" in keys:
         pattern = keys["pattern"].replace("\\", "\\\\").replace("'", "\\'")
-        rules.append({"rule": f"self.all(k, k.matches('{pattern}'))", "message": "every key must be a label key"})
+        message = "every key must be a label key; write one such as app or app.kubernetes.io/name"
+        rules.append({"rule": f"self.all(k, k.matches('{pattern}'))", "message": message})
     if "maxLength" in keys:
-        length = keys["maxLength"]
-        rules.append({"rule": f"self.all(k, size(k) <= {length})", "message": f"keys have at most {length} characters"})
+        message = f"keys have at most {keys['maxLength']} characters; shorten the longer ones"
+        rules.append({"rule": f"self.all(k, size(k) <= {keys['maxLength']})", "message": message})
     return rules
 
 

@@ -10,7 +10,7 @@ from ralb_api.objects import KINDS, ModelPool
 from ralb_operator.explain_errors import _EXPLAINERS, Finding, close_to, dotted, explain, listed, shown
 
 ENGINES = "vLLM, SGLang, Generic"
-PORT = "port is where the pods serve the model's API, 1 to 65535. Defaults to 8000."
+PORT = "port is where the pods serve the model's API. Defaults to 8000."
 
 
 def findings(kind: str, spec: object) -> list[Finding]:
@@ -95,7 +95,8 @@ CASES: list[tuple[str, str, object, Finding]] = [
         Finding(
             "spec.labels.a",
             "must be text, not 1",
-            "put it in quotes; labels describe the pool (region, zone, compliance) in decision records. At most 32.",
+            "put it in quotes; labels describe the pool (region, zone, compliance) in decision records. "
+            "Empty, the default, means none.",
         ),
     ),
     (
@@ -140,7 +141,8 @@ CASES: list[tuple[str, str, object, Finding]] = [
         Finding(
             "spec.model.aliases",
             'must be a list, not "fast"',
-            "write [fast] for a list of one; aliases are further names by which clients may ask for this model. At most 16.",
+            "write [fast] for a list of one; aliases are further names by which clients may ask for this model. "
+            "Empty, the default, means none.",
         ),
     ),
     (
@@ -150,7 +152,7 @@ CASES: list[tuple[str, str, object, Finding]] = [
         Finding(
             "spec.labels",
             "must be a mapping of names to values, not a list",
-            "labels describe the pool (region, zone, compliance) in decision records. At most 32.",
+            "labels describe the pool (region, zone, compliance) in decision records. Empty, the default, means none.",
         ),
     ),
     (
@@ -160,7 +162,7 @@ CASES: list[tuple[str, str, object, Finding]] = [
         Finding(
             "spec.cost",
             "must be a mapping of names to values, not 3",
-            "cost is what the model costs in US dollars; it is reported, and compared.",
+            "cost is what the model costs in US dollars; it is reported, and compared. Absent means that it costs nothing.",
         ),
     ),
     (
@@ -199,20 +201,20 @@ CASES: list[tuple[str, str, object, Finding]] = [
         Finding(
             "spec.backend.pods.metricsPath",
             "must have 1 to 512 characters, has 601",
-            "metricsPath is where on the serving port the metrics are. At most 512 characters. Defaults to /metrics.",
+            "metricsPath is where on the serving port the metrics are. Defaults to /metrics.",
         ),
     ),
     (
         "too_short",
         "ModelTier",
         {"level": 1, "pools": []},
-        Finding("spec.pools", "must not be empty", "pools provide the tier. 1 to 32, each named once."),
+        Finding("spec.pools", "must not be empty", "pools provide the tier, each named once."),
     ),
     (
         "too_long",
         "ModelTier",
         {"level": 1, "pools": [{"name": f"p{i}"} for i in range(40)]},
-        Finding("spec.pools", "must have 1 to 32 entries, has 40", "pools provide the tier. 1 to 32, each named once."),
+        Finding("spec.pools", "must have 1 to 32 entries, has 40", "pools provide the tier, each named once."),
     ),
     (
         "too_long, mapping",
@@ -221,7 +223,7 @@ CASES: list[tuple[str, str, object, Finding]] = [
         Finding(
             "spec.labels",
             "must have 0 to 32 entries, has 33",
-            "labels describe the pool (region, zone, compliance) in decision records. At most 32.",
+            "labels describe the pool (region, zone, compliance) in decision records. Empty, the default, means none.",
         ),
     ),
     (

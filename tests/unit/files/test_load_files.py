@@ -112,7 +112,7 @@ def test_broken_parts_do_not_stop_the_rest(tmp_path: Path) -> None:
     )
     assert port == (
         'a.yaml:12: ModelPool default/bad: spec.backend.service.port: must be a whole number, not "web" '
-        "(write it without quotes; port is the port of the Service or host, 1 to 65535.)"
+        "(write it without quotes; port is the port of the Service or host.)"
     )
     assert [problem.reason for problem in view.problems] == ["Unreadable", "Unreadable", "Invalid"]
 

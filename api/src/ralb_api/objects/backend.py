@@ -39,22 +39,22 @@ class Selector(Spec):
     match_labels: dict[LabelKey, LabelValue] = Field(
         min_length=1,
         max_length=16,
-        description="matchLabels are labels a pod must all carry. 1 to 16.",
+        description="matchLabels are labels a pod must all carry.",
     )
 
 
 def _engine() -> Any:
     return Field(
         default=Engine.VLLM,
-        description="engine says which metrics the replicas publish: vLLM, SGLang, or Generic for none (placement then goes "
-        "by what the gateway itself has in flight). Defaults to vLLM.",
+        description="engine says which metrics the replicas publish: vLLM, SGLang, or Generic for none (placement "
+        "then goes by what the gateway itself has in flight). Defaults to vLLM.",
     )
 
 
 def _metrics_path() -> Any:
     return Field(
         default="/metrics",
-        description="metricsPath is where on the serving port the metrics are. At most 512 characters. Defaults to /metrics.",
+        description="metricsPath is where on the serving port the metrics are. Defaults to /metrics.",
     )
 
 
@@ -62,9 +62,7 @@ class PodsBackend(Spec):
     """Pods in the pool's own namespace, balanced one by one."""
 
     selector: Selector = Field(description="selector chooses the pods, in the pool's own namespace.")
-    port: Port = Field(
-        default=8000, description="port is where the pods serve the model's API, 1 to 65535. Defaults to 8000."
-    )
+    port: Port = Field(default=8000, description="port is where the pods serve the model's API. Defaults to 8000.")
     engine: Engine = _engine()
     metrics_path: Path = _metrics_path()
 
@@ -85,8 +83,8 @@ class ServiceBackend(Spec):
 
     name: ObjectName | None = Field(
         default=None,
-        description="name is a Service whose endpoints are balanced one by one, by their own state. Exactly one of name and "
-        "host must be set.",
+        description="name is a Service whose endpoints are balanced one by one, by their own state. Unset means that "
+        "host is used.",
     )
     namespace: DNSLabel | None = Field(
         default=None,
@@ -95,10 +93,10 @@ class ServiceBackend(Spec):
     )
     host: Host | None = Field(
         default=None,
-        description="host is a DNS name or IP address, such as chat.models.svc. Its replicas are not seen one by one, so "
-        "they are not chosen by their state; prefer name or pods where you can.",
+        description="host is a DNS name or IP address, such as chat.models.svc. Its replicas are not seen one by one, "
+        "so they are not chosen by their state; prefer name or pods where you can. Unset means that name is used.",
     )
-    port: Port = Field(description="port is the port of the Service or host, 1 to 65535.")
+    port: Port = Field(description="port is the port of the Service or host.")
     engine: Engine = _engine()
     metrics_path: Path = _metrics_path()
 
@@ -111,8 +109,8 @@ class InferencePoolBackend(Spec):
     )
     namespace: DNSLabel | None = Field(
         default=None,
-        description="namespace is where the InferencePool is. Another namespace than the pool's needs a ReferenceGrant "
-        "there. Defaults to the pool's namespace.",
+        description="namespace is where the InferencePool is. Another namespace than the pool's needs a "
+        "ReferenceGrant there. Defaults to the pool's namespace.",
     )
     engine: Engine = _engine()
     metrics_path: Path = _metrics_path()
@@ -139,7 +137,7 @@ class CACertificateRef(Spec):
     name: ObjectName = Field(description="name is a Secret in the pool's own namespace.")
     key: SecretKey = Field(
         default="ca.crt",
-        description="key is where in the Secret the PEM certificates are. At most 253 characters. Defaults to ca.crt.",
+        description="key is where in the Secret the PEM certificates are. Defaults to ca.crt.",
     )
 
 
@@ -165,19 +163,19 @@ class ProviderTLS(Spec):
 
     mode: TLSMode = Field(
         default=TLSMode.VERIFY,
-        description="mode is Verify (TLS, and the provider must prove its name), SkipVerify (TLS with anybody; for tests) or "
-        "Disabled (no TLS). Defaults to Verify.",
+        description="mode is Verify (TLS, and the provider must prove its name), SkipVerify (TLS with anybody; for "
+        "tests) or Disabled (no TLS). Defaults to Verify.",
     )
     hostname: Host | None = Field(
         default=None,
-        description="hostname is the name sent as SNI and, with mode Verify, looked for in the certificate. Defaults to "
-        "external.host.",
+        description="hostname is the name sent as SNI and, with mode Verify, looked for in the certificate. Defaults "
+        "to external.host.",
     )
     ca_certificate_ref: CACertificateRef | None = Field(
         default=None,
         alias="caCertificateRef",
-        description="caCertificateRef is the Secret with the CAs that may have signed the provider's certificate. Unset means "
-        "the CAs of the gateway's system.",
+        description="caCertificateRef is the Secret with the CAs that may have signed the provider's certificate. "
+        "Unset means the CAs of the gateway's system.",
     )
 
 
@@ -187,12 +185,12 @@ class CredentialsRef(Spec):
     name: ObjectName = Field(description="name is the Secret's name.")
     key: SecretKey = Field(
         default="apiKey",
-        description="key is where in the Secret the API key is. At most 253 characters. Defaults to apiKey.",
+        description="key is where in the Secret the API key is. Defaults to apiKey.",
     )
     namespace: DNSLabel | None = Field(
         default=None,
-        description="namespace is where the Secret is. Another namespace than the pool's needs a ReferenceGrant there. "
-        "Defaults to the pool's namespace.",
+        description="namespace is where the Secret is. Another namespace than the pool's needs a ReferenceGrant "
+        "there. Defaults to the pool's namespace.",
     )
 
 
@@ -210,25 +208,25 @@ class ExternalBackend(Spec):
     )
 
     host: Host = Field(description="host is the provider's DNS name or IP address, such as api.openai.com.")
-    port: Port = Field(default=443, description="port is the provider's port, 1 to 65535. Defaults to 443.")
+    port: Port = Field(default=443, description="port is the provider's port. Defaults to 443.")
     api: ProviderSchema = Field(
         default=ProviderSchema.OPENAI,
         alias="schema",
-        description="schema is the API the provider speaks, OpenAI or Anthropic. It also decides how the key is sent: as "
-        "authorization: Bearer, or as x-api-key. Defaults to OpenAI.",
+        description="schema is the API the provider speaks, OpenAI or Anthropic. It also decides how the key is sent: "
+        "as authorization: Bearer, or as x-api-key. Defaults to OpenAI.",
     )
     tls: ProviderTLS = Field(
         default_factory=ProviderTLS, description="tls says how the connection is secured. Verified TLS when absent."
     )
     credentials_ref: CredentialsRef | None = Field(
         default=None,
-        description="credentialsRef is the Secret with the provider's API key. The gateway sends it; keys that clients send "
-        "never reach the provider. Unset means that no key is sent.",
+        description="credentialsRef is the Secret with the provider's API key. The gateway sends it; keys that "
+        "clients send never reach the provider. Unset means that no key is sent.",
     )
     path_prefix: PathPrefix | None = Field(
         default=None,
-        description="pathPrefix is put before the API's path, such as /openai for /openai/v1/chat/completions. At most 256 "
-        "characters. Unset means nothing is put there.",
+        description="pathPrefix is put before the API's path, such as /openai for /openai/v1/chat/completions. Unset "
+        "means nothing is put there.",
     )
 
 
@@ -238,16 +236,22 @@ class Backend(Spec):
     constraints: ClassVar = (exactly_one("pods", "service", "inference_pool", "external"),)
 
     pods: PodsBackend | None = Field(
-        default=None, description="pods balances over pods chosen by label, by their own state. The usual choice."
+        default=None,
+        description="pods balances over pods chosen by label, by their own state; the usual choice. Unset means that "
+        "another backend is used.",
     )
     service: ServiceBackend | None = Field(
         default=None,
-        description="service balances over the endpoints of a Service, or sends to a host that balances by itself.",
+        description="service balances over the endpoints of a Service, or sends to a host that balances by itself. "
+        "Unset means that another backend is used.",
     )
     inference_pool: InferencePoolBackend | None = Field(
         default=None,
-        description="inferencePool balances over the pods of an existing InferencePool of the Gateway API.",
+        description="inferencePool balances over the pods of an existing InferencePool of the Gateway API. Unset "
+        "means that another backend is used.",
     )
     external: ExternalBackend | None = Field(
-        default=None, description="external sends to a provider outside the cluster, such as api.openai.com."
+        default=None,
+        description="external sends to a provider outside the cluster, such as api.openai.com. Unset means that "
+        "another backend is used.",
     )

@@ -29,7 +29,7 @@ from ralb_api.problems import ObjectKey
 
 _DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 _DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
-_DURATION = r"^([0-9]{1,8}(ms|s|m|h)){1,4}$"
+DURATION_PATTERN = r"^([0-9]{1,8}(ms|s|m|h)){1,4}$"
 _DURATION_PART = re.compile(r"([0-9]+)(ms|s|m|h)")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -85,7 +85,7 @@ _CEL_WORDS = frozenset(
 FORMS: dict[str, str] = {
     _DNS_LABEL: "lower-case letters, digits and -, starting and ending with a letter or digit",
     _DNS_SUBDOMAIN: "lower-case letters, digits, - and ., starting and ending with a letter or digit, such as chat-small",
-    _DURATION: "whole numbers with units ms, s, m or h, such as 250ms, 30s or 1m30s",
+    DURATION_PATTERN: "whole numbers with units ms, s, m or h, such as 250ms, 30s or 1m30s",
     _MODEL_NAME: "letters, digits and . _ : / @ + -, starting with a letter or digit, such as meta-llama/Llama-3.1-8B",
     _HEADER_NAME: "an HTTP header name without colon or spaces, such as x-team",
     _WORD: "one word of letters, digits and . _ -, starting with a letter or digit",
@@ -131,7 +131,7 @@ LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317, patter
 Port = Annotated[int, Field(ge=1, le=65535)]
 Duration = Annotated[
     str,
-    StringConstraints(min_length=2, max_length=36, pattern=_DURATION),
+    StringConstraints(min_length=2, max_length=36, pattern=DURATION_PATTERN),
 ]
 
 
@@ -325,5 +325,5 @@ class HeaderMatch(Spec):
     value: str = Field(
         default="",
         max_length=512,
-        description="value is what the header is compared with. At most 512 characters; leave it out for Present.",
+        description="value is what the header is compared with. Empty, the default, is for Present only.",
     )

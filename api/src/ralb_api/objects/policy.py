@@ -41,7 +41,9 @@ class Match(Spec):
         description="models are the model names by which clients ask to be routed. Defaults to auto.",
     )
     headers: tuple[HeaderMatch, ...] = Field(
-        default=(), max_length=16, description="headers are conditions on request headers; all must hold."
+        default=(),
+        max_length=16,
+        description="headers are conditions on request headers; all must hold. Empty, the default, means no condition.",
     )
 
 
@@ -101,7 +103,9 @@ class ToolsCondition(Spec):
         description="offered is whether the request must offer tools (true) or must not. Defaults to true.",
     )
     names: tuple[Word, ...] = Field(
-        default=(), max_length=64, description="names, if set, are tools of which at least one must be offered."
+        default=(),
+        max_length=64,
+        description="names are tools of which at least one must be offered. Empty, the default, means any.",
     )
 
 
@@ -111,51 +115,60 @@ class When(Spec):
     intents: tuple[Word, ...] = Field(
         default=(),
         max_length=32,
-        description="intents are what the request is about, such as code, maths or chat; any of them.",
+        description="intents are what the request is about, such as code, maths or chat; any of them. Empty, the "
+        "default, means any.",
     )
     complexity: Range | None = Field(
         default=None,
-        description="complexity is the range of estimated difficulty, from 0 (trivial) to 1 (frontier work).",
+        description="complexity is the range of estimated difficulty, from 0 (trivial) to 1 (frontier work). Unset "
+        "means any.",
     )
     min_confidence: float | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="minConfidence is how sure the estimate must be, 0 to 1. Unset means any.",
+        description="minConfidence is how sure the estimate must be. Unset means any.",
     )
     tools: ToolsCondition | None = Field(
-        default=None, description="tools is a condition on the tools a request offers."
+        default=None, description="tools is a condition on the tools a request offers. Unset means no condition."
     )
     input_tokens: TokenRange | None = Field(
-        default=None, description="inputTokens is the range of estimated prompt tokens."
+        default=None, description="inputTokens is the range of estimated prompt tokens. Unset means any number."
     )
     workload_classes: tuple[Word, ...] = Field(
         default=(),
         max_length=16,
-        description="workloadClasses are values of the x-ralb-workload-class header; any of them.",
+        description="workloadClasses are values of the x-ralb-workload-class header; any of them. Empty, the default, "
+        "means no condition.",
     )
     labels: tuple[Word, ...] = Field(
-        default=(), max_length=32, description="labels are values of the x-ralb-intent header; any of them."
+        default=(),
+        max_length=32,
+        description="labels are values of the x-ralb-intent header; any of them. Empty, the default, means no "
+        "condition.",
     )
     headers: tuple[HeaderMatch, ...] = Field(
-        default=(), max_length=16, description="headers are conditions on request headers; all must hold."
+        default=(),
+        max_length=16,
+        description="headers are conditions on request headers; all must hold. Empty, the default, means no condition.",
     )
     models: tuple[ModelName, ...] = Field(
-        default=(), max_length=32, description="models are the model names the client asked for; any of them."
+        default=(),
+        max_length=32,
+        description="models are the model names the client asked for; any of them. Empty, the default, means any that "
+        "match claims.",
     )
 
 
 class Reject(Spec):
     """A refusal."""
 
-    status: int = Field(
-        default=403, ge=400, le=499, description="status is the HTTP status, 400 to 499. Defaults to 403."
-    )
+    status: int = Field(default=403, ge=400, le=499, description="status is the HTTP status. Defaults to 403.")
     message: str = Field(
         default="This request is not allowed by policy.",
         min_length=1,
         max_length=512,
-        description="message tells the client why. At most 512 characters.",
+        description="message tells the client why. Defaults to a sentence that says so in general.",
     )
 
 
@@ -164,8 +177,14 @@ class Use(Spec):
 
     constraints: ClassVar = (exactly_one("tier", "reject"),)
 
-    tier: ObjectName | None = Field(default=None, description="tier is a ModelTier in the policy's own namespace.")
-    reject: Reject | None = Field(default=None, description="reject refuses the request.")
+    tier: ObjectName | None = Field(
+        default=None,
+        description="tier is a ModelTier in the policy's own namespace that serves the request. Unset means that "
+        "reject is used.",
+    )
+    reject: Reject | None = Field(
+        default=None, description="reject refuses the request. Unset means that tier is used."
+    )
 
 
 class ActionOptions(Spec):
@@ -179,7 +198,8 @@ class ActionOptions(Spec):
     )
     reasoning_effort: ReasoningEffort | None = Field(
         default=None,
-        description="reasoningEffort is set on chat requests that do not say themselves: None, Minimal, Low, Medium or High.",
+        description="reasoningEffort is set on chat requests that do not say themselves: None, Minimal, Low, Medium "
+        "or High. Unset means the tier's.",
     )
 
 
@@ -188,7 +208,9 @@ class Action(Spec):
 
     use: Use = Field(description="use says what serves the request: exactly one of tier and reject.")
     options: ActionOptions = Field(
-        default_factory=ActionOptions, alias="with", description="with refines how it is served."
+        default_factory=ActionOptions,
+        alias="with",
+        description="with refines how it is served. The tier's own settings apply when absent.",
     )
 
 
@@ -227,17 +249,22 @@ class RoutingPolicySpec(Spec):
         ),
     )
 
-    match: Match = Field(default_factory=Match, description="match says which traffic the policy claims.")
+    match: Match = Field(
+        default_factory=Match,
+        description="match says which traffic the policy claims. Absent means everything sent to the model auto.",
+    )
     rules: tuple[Rule, ...] = Field(
         default=(),
         max_length=64,
-        description="rules are tried in order; the first whose when holds is used. At most 64.",
+        description="rules are tried in order; the first whose when holds is used. Empty, the default, means that "
+        "spec.default decides all.",
     )
     default: Action = Field(description="default is what happens when no rule holds.")
     stream_usage: StreamUsage = Field(
         default=StreamUsage.AS_REQUESTED,
-        description="streamUsage is AsRequested, or Inject to ask servers for exact token usage at the end of every stream "
-        "(clients then see one more chunk). Without it the usage of such streams is estimated. Defaults to AsRequested.",
+        description="streamUsage is AsRequested, or Inject to ask servers for exact token usage at the end of every "
+        "stream (clients then see one more chunk). Without it the usage of such streams is estimated. Defaults to "
+        "AsRequested.",
     )
 
 

@@ -51,26 +51,27 @@ class Model(Spec):
     )
 
     name: ModelName = Field(
-        description="name is the model's name as its servers know it (vLLM's --served-model-name). Requests sent to this "
-        "pool carry it, whatever the client called the model."
+        description="name is the model's name as its servers know it (vLLM's --served-model-name). Requests sent to "
+        "this pool carry it, whatever the client called the model.",
     )
     aliases: tuple[ModelName, ...] = Field(
         default=(),
         max_length=16,
-        description="aliases are further names by which clients may ask for this model. At most 16.",
+        description="aliases are further names by which clients may ask for this model. Empty, the default, means "
+        "none.",
     )
     adapters: tuple[ModelName, ...] = Field(
         default=(),
         max_length=64,
-        description="adapters are LoRA adapters the servers have loaded; each can be asked for as a model and is sent to "
-        "the server under its own name. At most 64.",
+        description="adapters are LoRA adapters the servers have loaded; each can be asked for as a model and is sent "
+        "to the server under its own name. Empty, the default, means none.",
     )
     context_window: int = Field(
         default=0,
         ge=0,
         le=100_000_000,
-        description="contextWindow is how many tokens prompt and answer may have together. Longer requests are not sent "
-        "here. 0, the default, means unknown: nothing is refused.",
+        description="contextWindow is how many tokens prompt and answer may have together. Longer requests are not "
+        "sent here. 0, the default, means unknown: nothing is refused.",
     )
     capabilities: tuple[Capability, ...] = Field(
         default=(),
@@ -94,8 +95,8 @@ class Cost(Spec):
         default=None,
         ge=0,
         le=100_000,
-        description="cachedInputPerMillion is dollars per million prompt tokens served from the prefix cache. Defaults to "
-        "inputPerMillion.",
+        description="cachedInputPerMillion is dollars per million prompt tokens served from the prefix cache. "
+        "Defaults to inputPerMillion.",
     )
     output_per_million: float = Field(
         default=0.0,
@@ -139,17 +140,18 @@ class Balancing(Spec):
         default=0,
         ge=0,
         le=100_000,
-        description="concurrencyPerReplica is how many requests one pod should have at once; pods at the cap are chosen only "
-        "when all are. 0, the default, means no cap.",
+        description="concurrencyPerReplica is how many requests one pod should have at once; pods at the cap are "
+        "chosen only when all are. 0, the default, means no cap.",
     )
     slow_start: Duration = Field(
         default="30s",
-        description="slowStart is how long a new pod takes to get its full share, as a duration such as 30s, at most 1h. "
-        "Defaults to 30s.",
+        description="slowStart is how long a new pod takes to get its full share, as a duration such as 30s, at most "
+        "1h. Defaults to 30s.",
     )
     circuit_breaker: CircuitBreaker = Field(
         default_factory=CircuitBreaker,
-        description="circuitBreaker limits open requests and retries towards the pool.",
+        description="circuitBreaker limits open requests and retries towards the pool. The defaults of its fields "
+        "apply when absent.",
     )
 
 
@@ -161,15 +163,20 @@ class ModelPoolSpec(Spec):
         description="backend says where the replicas are: exactly one of pods, service, inferencePool and external."
     )
     cost: Cost = Field(
-        default_factory=Cost, description="cost is what the model costs in US dollars; it is reported, and compared."
+        default_factory=Cost,
+        description="cost is what the model costs in US dollars; it is reported, and compared. Absent means that it "
+        "costs nothing.",
     )
     balancing: Balancing = Field(
-        default_factory=Balancing, description="balancing says how work is spread over the replicas."
+        default_factory=Balancing,
+        description="balancing says how work is spread over the replicas. The defaults of its fields apply when "
+        "absent.",
     )
     labels: dict[LabelKey, LabelValue] = Field(
         default_factory=dict,
         max_length=32,
-        description="labels describe the pool (region, zone, compliance) in decision records. At most 32.",
+        description="labels describe the pool (region, zone, compliance) in decision records. Empty, the default, "
+        "means none.",
     )
 
 

@@ -15,15 +15,15 @@ class Abstain(Spec):
         default=0.05,
         ge=0,
         le=1,
-        description="band is how far below threshold a similarity still counts as unsure rather than as no match. Defaults to "
-        "0.05.",
+        description="band is how far below threshold a similarity still counts as unsure rather than as no match. "
+        "Defaults to 0.05.",
     )
     margin: float = Field(
         default=0.05,
         ge=0,
         le=1,
-        description="margin is by how much this route must be more similar than the next best one; with less it is unsure. "
-        "Defaults to 0.05.",
+        description="margin is by how much this route must be more similar than the next best one; with less it is "
+        "unsure. Defaults to 0.05.",
     )
 
 
@@ -42,15 +42,16 @@ class ONNXEncoder(Spec):
     )
 
     model_path: FilePath = Field(
-        description="modelPath is the encoder in the processor's file system, an absolute path such as /models/encoder.onnx."
+        description="modelPath is the encoder in the processor's file system, an absolute path such as "
+        "/models/encoder.onnx.",
     )
     tokenizer_path: FilePath = Field(
         description="tokenizerPath is the encoder's tokenizer.json in the processor's file system, an absolute path."
     )
     timeout: Duration = Field(
         default="50ms",
-        description="timeout is how long a request waits for the encoder before the route abstains, from 1ms to 5s. Defaults to "
-        "50ms.",
+        description="timeout is how long a request waits for the encoder before the route abstains, from 1ms to 5s. "
+        "Defaults to 50ms.",
     )
 
 
@@ -74,7 +75,8 @@ class Embedder(Spec):
 
     type: EmbedderType = Field(
         default=EmbedderType.BUILT_IN,
-        description="type is BuiltIn (needs no model) or ONNX (a sentence encoder from a local path). Defaults to BuiltIn.",
+        description="type is BuiltIn (needs no model) or ONNX (a sentence encoder from a local path). Defaults to "
+        "BuiltIn.",
     )
     onnx: ONNXEncoder | None = Field(
         default=None, description="onnx is the encoder to be used with type ONNX. Unset with any other type."
@@ -107,13 +109,13 @@ class SemanticRouteSpec(Spec):
         default=0.75,
         ge=0,
         le=1,
-        description="threshold is the cosine similarity to the nearest utterance from which on the route matches. Defaults to "
-        "0.75.",
+        description="threshold is the cosine similarity to the nearest utterance from which on the route matches. "
+        "Defaults to 0.75.",
     )
     abstain: Abstain = Field(
         default_factory=Abstain,
-        description="abstain says when the route is unsure instead of matching; rules that ask for confidence then do not "
-        "hold. The defaults of its fields apply when absent.",
+        description="abstain says when the route is unsure instead of matching; rules that ask for confidence then do "
+        "not hold. The defaults of its fields apply when absent.",
     )
     embedder: Embedder = Field(
         default_factory=Embedder,

@@ -42,7 +42,7 @@ class JWTIdentification(Spec):
 
     issuer: HttpsUrl = Field(
         description="issuer is the https URL that a token's iss claim must have; the issuer's keys are found below it "
-        "(OpenID Connect discovery)."
+        "(OpenID Connect discovery).",
     )
     claim: Claim = Field(default="sub", description="claim is the claim that tells the tenant. Defaults to sub.")
     value: Visible = Field(description="value is what the claim must be for this tenant, compared exactly.")
@@ -80,8 +80,8 @@ class HeaderIdentification(Spec):
     trusted_proxies: tuple[Cidr, ...] = Field(
         min_length=1,
         max_length=16,
-        description="trustedProxies are the address ranges of the proxies that set the header, such as 10.0.0.0/8. From "
-        "any other address the header is ignored.",
+        description="trustedProxies are the address ranges of the proxies that set the header, such as 10.0.0.0/8. "
+        "From any other address the header is ignored.",
     )
 
 
@@ -97,8 +97,8 @@ class Identification(Spec):
     )
     jwt: JWTIdentification | None = Field(
         default=None,
-        description="jwt knows the tenant by a claim of the signed token that clients send as authorization: Bearer. Unset "
-        "means another way is used; exactly one must be set.",
+        description="jwt knows the tenant by a claim of the signed token that clients send as authorization: Bearer. "
+        "Unset means another way is used; exactly one must be set.",
     )
     header: HeaderIdentification | None = Field(
         default=None,
@@ -123,15 +123,15 @@ class Limits(Spec):
         default=None,
         ge=1,
         le=100_000_000,
-        description="requestsPerMinute is how many requests the tenant may send per minute; more get 429. Unset means no "
-        "limit.",
+        description="requestsPerMinute is how many requests the tenant may send per minute; more get 429. Unset means "
+        "no limit.",
     )
     tokens_per_minute: int | None = Field(
         default=None,
         ge=1,
         le=100_000_000_000,
-        description="tokensPerMinute is how many prompt and answer tokens the tenant may use per minute; more get 429. Unset "
-        "means no limit.",
+        description="tokensPerMinute is how many prompt and answer tokens the tenant may use per minute; more get "
+        "429. Unset means no limit.",
     )
 
 
@@ -164,8 +164,8 @@ class Budget(Spec):
     )
 
     period: BudgetPeriod = Field(
-        description="period is the calendar period in UTC after which the budget starts anew: Hour, Day, Week or Month. One "
-        "budget per period."
+        description="period is the calendar period in UTC after which the budget starts anew: Hour, Day, Week or "
+        "Month. One budget per period.",
     )
     tokens: int | None = Field(
         default=None,
@@ -177,12 +177,13 @@ class Budget(Spec):
         default=None,
         gt=0,
         le=1_000_000_000,
-        description="dollars is how many US dollars may be spent in the period, by the pools' cost. Unset means no limit.",
+        description="dollars is how many US dollars may be spent in the period, by the pools' cost. Unset means no "
+        "limit.",
     )
     when_exceeded: BudgetAction = Field(
         default=BudgetAction.REJECT,
-        description="whenExceeded is Reject (429 until the period ends) or CheapestTier (the lowest tier the tenant may use). "
-        "Defaults to Reject.",
+        description="whenExceeded is Reject (429 until the period ends) or CheapestTier (the lowest tier the tenant "
+        "may use). Defaults to Reject.",
     )
 
 
@@ -192,8 +193,8 @@ class Compliance(Spec):
     pool_labels: dict[LabelKey, LabelValue] = Field(
         default_factory=dict,
         max_length=16,
-        description="poolLabels are labels that a ModelPool must all carry (its spec.labels) to serve this tenant, such as "
-        "region: eu. Empty, the default, means that any pool may.",
+        description="poolLabels are labels that a ModelPool must all carry (its spec.labels) to serve this tenant, "
+        "such as region: eu. Empty, the default, means that any pool may.",
     )
 
 
@@ -216,20 +217,20 @@ class TenantSpec(Spec):
     )
 
     identification: Identification = Field(
-        description="identification says how a request is known to be the tenant's: exactly one of apiKeySecretRef, jwt and "
-        "header."
+        description="identification says how a request is known to be the tenant's: exactly one of apiKeySecretRef, "
+        "jwt and header.",
     )
     priority: Priority = Field(
         default=Priority.NORMAL,
-        description="priority is the lane in which the tenant's requests wait: Critical, High, Normal or Low. A lane is served "
-        "before those after it, and shed after them. Defaults to Normal.",
+        description="priority is the lane in which the tenant's requests wait: Critical, High, Normal or Low. A lane "
+        "is served before those after it, and shed after them. Defaults to Normal.",
     )
     weight: int = Field(
         default=1,
         ge=1,
         le=1_000_000,
-        description="weight is the tenant's share among the tenants of its lane when there is not enough for all. Defaults to "
-        "1.",
+        description="weight is the tenant's share among the tenants of its lane when there is not enough for all. "
+        "Defaults to 1.",
     )
     limits: Limits = Field(
         default_factory=Limits, description="limits are rates the tenant may not exceed. Unset means no limits."
@@ -237,15 +238,15 @@ class TenantSpec(Spec):
     budgets: tuple[Budget, ...] = Field(
         default=(),
         max_length=4,
-        description="budgets are amounts that may be used up per period, one for each period. Empty, the default, means no "
-        "budget.",
+        description="budgets are amounts that may be used up per period, one for each period. Empty, the default, "
+        "means no budget.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["period"]},
     )
     allowed_tiers: tuple[ObjectName, ...] = Field(
         default=(),
         max_length=32,
-        description="allowedTiers are the ModelTiers, in the tenant's own namespace, that may serve the tenant. Empty, the "
-        "default, means all.",
+        description="allowedTiers are the ModelTiers, in the tenant's own namespace, that may serve the tenant. "
+        "Empty, the default, means all.",
     )
     compliance: Compliance = Field(
         default_factory=Compliance,

@@ -63,25 +63,25 @@ class ModelTierSpec(Spec):
     pools: tuple[TierPool, ...] = Field(
         min_length=1,
         max_length=32,
-        description="pools provide the tier. 1 to 32, each named once.",
+        description="pools provide the tier, each named once.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
     fallback_tier: ObjectName | None = Field(
         default=None,
-        description="fallbackTier is the ModelTier that takes a request when no pool of this one can: none is ready, or the "
-        "request needs a longer context or an ability they lack.",
+        description="fallbackTier is the ModelTier that takes a request when no pool of this one can: none is ready, "
+        "or the request needs a longer context or an ability they lack. Unset means that such requests are refused.",
     )
     output_cap: int | None = Field(
         default=None,
         ge=1,
         le=10_000_000,
-        description="outputCap is the most answer tokens a request may ask for here; larger wishes are lowered to it. Unset "
-        "means no cap.",
+        description="outputCap is the most answer tokens a request may ask for here; larger wishes are lowered to it. "
+        "Unset means no cap.",
     )
     reasoning_effort: ReasoningEffort | None = Field(
         default=None,
-        description="reasoningEffort is set on chat requests that do not say themselves: None, Minimal, Low, Medium or High. "
-        "Unset leaves requests alone.",
+        description="reasoningEffort is set on chat requests that do not say themselves: None, Minimal, Low, Medium "
+        "or High. Unset leaves requests alone.",
     )
 
 

@@ -63,8 +63,8 @@ class RegexTool(Spec):
     )
     mode: RegexMode = Field(
         default=RegexMode.EXTRACT,
-        description="mode is Extract (answers what was found) or Validate (answers whether all of the text matches). Defaults "
-        "to Extract.",
+        description="mode is Extract (answers what was found) or Validate (answers whether all of the text matches). "
+        "Defaults to Extract.",
     )
     max_matches: int = Field(
         default=100,
@@ -92,8 +92,8 @@ class ConfigMapRef(Spec):
     name: ObjectName = Field(description="name is a ConfigMap in the tool's own namespace.")
     key: SecretKey | None = Field(
         default=None,
-        description="key is where in the ConfigMap a JSON or YAML mapping of the entries is. Unset means that the ConfigMap's "
-        "own keys are the entries.",
+        description="key is where in the ConfigMap a JSON or YAML mapping of the entries is. Unset means that the "
+        "ConfigMap's own keys are the entries.",
     )
 
 
@@ -117,8 +117,8 @@ class HTTPEndpoint(Spec):
     url: Url = Field(description="url is the endpoint, http or https, without user and fragment.")
     credentials_ref: CredentialsRef | None = Field(
         default=None,
-        description="credentialsRef is the Secret with a key that is sent as authorization: Bearer; only with https. Unset "
-        "means that nothing is sent.",
+        description="credentialsRef is the Secret with a key that is sent as authorization: Bearer; only with https. "
+        "Unset means that nothing is sent.",
     )
 
 
@@ -141,13 +141,13 @@ class Lookup(Spec):
 
     config_map_ref: ConfigMapRef | None = Field(
         default=None,
-        description="configMapRef is a ConfigMap that holds the entries. Unset means that http is used; exactly one must be "
-        "set.",
+        description="configMapRef is a ConfigMap that holds the entries. Unset means that http is used; exactly one "
+        "must be set.",
     )
     http: LookupEndpoint | None = Field(
         default=None,
-        description="http is an endpoint that is asked with GET and answers one entry. Unset means that configMapRef is used; "
-        "exactly one must be set.",
+        description="http is an endpoint that is asked with GET and answers one entry. Unset means that configMapRef "
+        "is used; exactly one must be set.",
     )
     cache_for: Duration = Field(
         default="60s",
@@ -203,8 +203,8 @@ class ToolBackendSpec(Spec):
     )
     timeout: Duration = Field(
         default="1s",
-        description="timeout is how long the tool may take, as a duration from 1ms to 30s; longer is a tool error. Defaults to "
-        "1s.",
+        description="timeout is how long the tool may take, as a duration from 1ms to 30s; longer is a tool error. "
+        "Defaults to 1s.",
     )
     max_input_bytes: int = Field(
         default=65_536,
@@ -220,8 +220,8 @@ class ToolBackendSpec(Spec):
     )
     on_error: OnError = Field(
         default=OnError.MODEL,
-        description="onError is Model (a model answers instead, as the policy says) or Fail (the client gets the error). "
-        "Defaults to Model.",
+        description="onError is Model (a model answers instead, as the policy says) or Fail (the client gets the "
+        "error). Defaults to Model.",
     )
 
 
