@@ -1,7 +1,7 @@
-"""The admin server: metrics, health and the pod table, for operators of the processor; never for its clients.
+"""The processor's admin server: beside metrics and health, the pod table.
 
-Binds to loopback unless told otherwise. Readiness is asked of the application with every call: a processor without a snapshot,
-or one that is draining, is alive but not ready.
+Readiness is asked of the application with every call: a processor without a snapshot, or one that is draining, is alive but not
+ready.
 """
 
 import json
@@ -11,14 +11,14 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from ralb_api import admin
 from ralb_extproc.place import PodTable
 from ralb_extproc.place import columns as col
 
 MAX_PODS_SHOWN: Final = 5000
-_CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class AdminServer:
+class AdminServer(admin.AdminServer):
     """HTTP on ``host:port``: ``/metrics``, ``/healthz``, ``/readyz``, ``/debug/pods``.
 
     Args:
@@ -39,39 +39,9 @@ class AdminServer:
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
-        self._metrics = metrics
+        super().__init__(metrics, not_ready, {"/debug/pods": self._get_pods}, host, port)
         self._pods = pods
-        self._not_ready = not_ready
         self._clock = clock
-        self._host = host
-        self.port = port
-        app = web.Application(client_max_size=1024)
-        app.router.add_get("/metrics", self._get_metrics)
-        app.router.add_get("/healthz", self._get_health)
-        app.router.add_get("/readyz", self._get_ready)
-        app.router.add_get("/debug/pods", self._get_pods)
-        self._runner = web.AppRunner(app, access_log=None)
-
-    async def start(self) -> None:
-        """Bind and serve; raises OSError when the address is taken."""
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, self.port)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
-
-    async def stop(self) -> None:
-        """Stop serving."""
-        await self._runner.cleanup()
-
-    async def _get_metrics(self, request: web.Request) -> web.Response:
-        return web.Response(body=self._metrics(), headers={"Content-Type": _CONTENT_TYPE})
-
-    async def _get_health(self, request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
-
-    async def _get_ready(self, request: web.Request) -> web.Response:
-        reason = self._not_ready()
-        return web.Response(text=f"{reason or 'ready'}\n", status=503 if reason else 200)
 
     async def _get_pods(self, request: web.Request) -> web.Response:
         pool = request.query.get("pool", "")

@@ -1,6 +1,7 @@
 """The control plane as one thing: a view goes in; Envoys, processors and a result come out."""
 
 import asyncio
+import time
 from dataclasses import dataclass
 
 from ralb_operator.compile import Result, compile_view
@@ -32,6 +33,9 @@ class ControlPlane:
     Args:
         listen: ``unix:/path`` or ``host:port``.
         tls: see ``serving.serve``.
+
+    Attributes:
+        compile_s: seconds the last compile took.
     """
 
     def __init__(self, listen: str, tls: ServerTls | None = None) -> None:
@@ -44,6 +48,7 @@ class ControlPlane:
         self._serving: Serving | None = None
         self._compiling = asyncio.Lock()
         self._view: View | None = None
+        self.compile_s = 0.0
 
     async def start(self) -> None:
         """Bind and serve.
@@ -71,9 +76,13 @@ class ControlPlane:
         return Applied(result, report)
 
     def _compile(self, view: View) -> Result:
+        start = time.monotonic()
         result = compile_view(view)
         refused = self._quarantine.pools(result)
-        return compile_view(without(view, refused)) if refused else result
+        if refused:
+            result = compile_view(without(view, refused))
+        self.compile_s = time.monotonic() - start
+        return result
 
     async def stop(self) -> None:
         """End all streams. Envoys and processors go on with what they have."""

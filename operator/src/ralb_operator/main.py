@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ralb_api.logs import configure
+from ralb_operator.cluster.admin import attach
 from ralb_operator.cluster.app import Operator, Options
 from ralb_operator.cluster.credentials import CredentialsError
 from ralb_operator.view import Gateway
@@ -57,6 +58,19 @@ def _run_flags(run: argparse.ArgumentParser) -> None:
         metavar="NS",
         help="where the operator keeps its Leases (default: $POD_NAMESPACE)",
     )
+    run.add_argument(
+        "--pod-uid",
+        default=os.environ.get("POD_UID") or "",
+        metavar="UID",
+        help="of the operator's own pod, so that what it leaves in the cluster goes with it (default: $POD_UID)",
+    )
+    run.add_argument(
+        "--admin-address",
+        default="127.0.0.1",
+        metavar="IP",
+        help="where /metrics, /healthz and /readyz are served (default %(default)s)",
+    )
+    run.add_argument("--admin-port", type=_port, default=9301, metavar="PORT", help="default %(default)s")
     gateway = run.add_argument_group("gateways", "what every gateway is configured with")
     gateway.add_argument("--gateway-address", default="0.0.0.0", metavar="IP", help="default %(default)s")
     gateway.add_argument(
@@ -109,6 +123,7 @@ def options(args: argparse.Namespace) -> Options:
 
 async def _run(args: argparse.Namespace) -> int:
     operator = Operator(options(args))
+    attach(operator, address=args.admin_address, port=args.admin_port, pod_uid=args.pod_uid)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

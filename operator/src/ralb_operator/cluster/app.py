@@ -78,6 +78,7 @@ class Operator:
         companions: run beside it from the start until everything else has stopped, then cancelled. One that raises ends
             the operator.
         ready_after_s: seconds from the start to the first publication; 0 before it.
+        changed_at: monotonic time of the first change that was new in the last publication; None if none is known.
     """
 
     def __init__(self, options: Options, tls: ServerTls | None = None) -> None:
@@ -98,6 +99,7 @@ class Operator:
         self.on_applied: list[OnApplied] = []
         self.companions: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.ready_after_s = 0.0
+        self.changed_at: float | None = None
         self._progress = Progress()
         self._published = asyncio.Event()
         self._serving = asyncio.Event()
@@ -196,8 +198,10 @@ class Operator:
             # At the start there is nothing to lose by waiting, and a pool's key is not to be taken from running Envoys.
             raise RuntimeError(f"waiting for Secret {', '.join(self.secrets.pending)}")
         self._unreadable = dict(self.secrets.unreadable())
+        changed_at, self.store.changed_at = self.store.changed_at, None
         view = self.picture.view(self._unreadable)
         applied = await self.control.apply(view)
+        self.changed_at = changed_at
         for hook in self.on_applied:
             hook(applied, view)
         self._published.set()

@@ -92,6 +92,7 @@ class ListWatch(Generic[T]):
         state, message: how it is doing, and why when it is not well.
         counts: what happened so far.
         listed_at: monotonic time of the last complete list; 0 before the first.
+        heard_at: monotonic time of the last list, event or bookmark; 0 before the first.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class ListWatch(Generic[T]):
         self.message = ""
         self.counts = Counts()
         self.listed_at = 0.0
+        self.heard_at = 0.0
         self._client = client
         self._paths = (path,) if isinstance(path, str) else tuple(path)
         self._path = self._paths[0]
@@ -215,7 +217,7 @@ class ListWatch(Generic[T]):
         self._path = path
         self._version = version
         self.counts.lists += 1
-        self.listed_at = time.monotonic()
+        self.listed_at = self.heard_at = time.monotonic()
         self._missing_since = None
         self._on_replace(items, version)
         self._well()
@@ -246,6 +248,7 @@ class ListWatch(Generic[T]):
 
     def _take(self, event: Mapping[str, Any]) -> None:
         kind, data = event.get("type"), event["object"]
+        self.heard_at = time.monotonic()
         if kind == "BOOKMARK":
             metadata = data.get("metadata")
             version = metadata.get("resourceVersion") if isinstance(metadata, dict) else None

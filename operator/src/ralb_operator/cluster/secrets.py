@@ -82,6 +82,10 @@ class SecretWatches:
             if not watch.follow.synced and watch.follow.state is not State.FORBIDDEN
         ]
 
+    def follows(self) -> tuple[ListWatch[Entry], ...]:
+        """All of them."""
+        return tuple(watch.follow for watch in self._watches.values())
+
     def unreadable(self) -> Mapping[Name, str]:
         """Those that cannot be read -> why, and what to do."""
         found = {name: f"more than {self._limit} Secrets are referred to" for name in self._beyond}

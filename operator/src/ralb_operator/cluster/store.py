@@ -6,6 +6,7 @@ was deleted stays so.
 """
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -72,11 +73,13 @@ class Store:
     Attributes:
         dirty: set when something changed that matters; whoever builds from it clears it.
         changes: how many such changes there were.
+        changed_at: monotonic time of the first of them since somebody set it to None.
     """
 
     def __init__(self) -> None:
         self.dirty = asyncio.Event()
         self.changes = 0
+        self.changed_at: float | None = None
         self._scopes: defaultdict[str, dict[str, _Kind]] = defaultdict(dict)
         self._revisions: defaultdict[str, int] = defaultdict(int)
 
@@ -199,5 +202,7 @@ class Store:
     def _changed(self, kind: str) -> bool:
         self._revisions[kind] += 1
         self.changes += 1
+        if self.changed_at is None:
+            self.changed_at = time.monotonic()
         self.dirty.set()
         return True
