@@ -50,3 +50,8 @@ def test_every_reason_occurs(monkeypatch: pytest.MonkeyPatch) -> None:
         seen |= {problem.reason for problem in result.problems}
     # Refused comes from Envoy, by way of the quarantine.
     assert set(Reason) - {Reason.REFUSED} <= seen
+
+
+def test_no_key_is_in_any_output() -> None:
+    assert [case for case in CASES if "sk-golden" in (FOLDER / f"{case}.in.yaml").read_text()], "there are keys"
+    assert [case for case in CASES if "sk-golden" in (FOLDER / f"{case}.out.yaml").read_text()] == []

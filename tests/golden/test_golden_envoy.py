@@ -1,5 +1,6 @@
 """The resources that hardly depend on objects, in full."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from support_xds import decode_resource
 
 from ralb_operator.compile.envoy.clusters import PoolCluster, nowhere_cluster, pool_cluster, processor_cluster
 from ralb_operator.compile.envoy.listener import listener
+from ralb_operator.compile.envoy.providers import Provider, provider_resources
 from ralb_operator.compile.envoy.routes import routes
 from ralb_operator.view import Gateway
 from ralb_operator.xds.resources import Resource
@@ -25,6 +27,20 @@ REMOTE = Gateway(
 )
 PODS = PoolCluster("team-a/small", "meta-llama/Llama-3.1-8B", None, 30.0, 1000, 50, 64)
 SERVICE = PoolCluster("team-a/big", "big", ("chat.models.svc", 8000), 0.0, 10, 0, 0)
+PROVIDER = PoolCluster("team-a/cloud", "gpt", None, 0.0, 10, 0, 0, listener="external/team-a/cloud")
+OPENAI = Provider(
+    pool="team-a/cloud",
+    host="api.openai.com",
+    port=443,
+    anthropic=False,
+    tls=True,
+    verify=True,
+    server_name="api.openai.com",
+    own_ca=False,
+    credentials=True,
+    path_prefix="",
+)
+ANTHROPIC = replace(OPENAI, anthropic=True, host="llm.internal", port=8443, own_ca=True, path_prefix="/a")
 RESOURCES: dict[str, Resource] = {
     "listener": listener(GATEWAY),
     "listener-other-settings": listener(REMOTE),
@@ -37,6 +53,12 @@ RESOURCES: dict[str, Resource] = {
     "pods-cluster-rewriting": pool_cluster(PODS, GATEWAY, rewrite=True),
     "service-cluster": pool_cluster(SERVICE, REMOTE, rewrite=False),
     "service-cluster-rewriting": pool_cluster(SERVICE, REMOTE, rewrite=True),
+    "provider-outer-cluster": pool_cluster(PROVIDER, GATEWAY, rewrite=False),
+    "provider-outer-cluster-rewriting": pool_cluster(PROVIDER, GATEWAY, rewrite=True),
+    "provider-listener": provider_resources(OPENAI, GATEWAY)[0],
+    "provider-cluster": provider_resources(OPENAI, GATEWAY)[1],
+    "provider-listener-anthropic": provider_resources(ANTHROPIC, REMOTE)[0],
+    "provider-cluster-own-ca": provider_resources(ANTHROPIC, REMOTE)[1],
 }
 
 

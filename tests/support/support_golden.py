@@ -9,7 +9,7 @@ from google.protobuf.json_format import MessageToDict
 from support_xds import decode_resource
 
 from ralb_operator.compile import Result, Status
-from ralb_operator.xds.resources import CLUSTER, ENDPOINTS
+from ralb_operator.xds.resources import CLUSTER, ENDPOINTS, LISTENER, SECRET
 
 
 class _Dumper(yaml.SafeDumper):
@@ -59,10 +59,62 @@ def summary(result: Result) -> dict[str, Any]:
                 name: _endpoints(decode_resource(resource))
                 for name, resource in sorted(result.xds.get(ENDPOINTS).items())
             },
-        },
+        }
+        | _providers(result),
         "statuses": {str(key): _status(status) for key, status in result.statuses.items()},
         "problems": [f"{problem.severity}: {problem.reason}: {problem}" for problem in result.problems],
     }
+
+
+def _providers(result: Result) -> dict[str, Any]:
+    """What lies behind inner listeners; nothing when there is none. Of secrets only their kind."""
+    listeners = {
+        n: decode_resource(r) for n, r in sorted(result.xds.get(LISTENER).items()) if n.startswith("external/")
+    }
+    if not listeners:
+        return {}
+    clusters = {name: decode_resource(result.xds.get(CLUSTER)[name]) for name in listeners}
+    secrets = {name: decode_resource(resource) for name, resource in sorted(result.xds.get(SECRET).items())}
+    return {
+        "providers": {name: _provider(listener, clusters[name]) for name, listener in listeners.items()},
+        "secrets": {name: " ".join(secret.keys() - {"@type", "name"}) for name, secret in secrets.items()},
+    }
+
+
+def _provider(listener: Mapping[str, Any], cluster: Mapping[str, Any]) -> dict[str, Any]:
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    (route,) = manager["route_config"]["virtual_hosts"][0]["routes"]
+    out: dict[str, Any] = {
+        "address": _addresses(cluster["load_assignment"]),
+        "host": route["route"]["host_rewrite_literal"],
+    }
+    if "prefix_rewrite" in route["route"]:
+        out["path"] = route["route"]["prefix_rewrite"]
+    for each in manager["http_filters"]:
+        if each["name"] == "ralb.credentials":
+            generic = each["typed_config"]["credential"]["typed_config"]
+            out["key"] = (
+                f"{generic['header']}: {generic.get('header_value_prefix', '')}<{generic['credential']['name']}>"
+            )
+    added = [each["header"] for each in route.get("request_headers_to_add", ())]
+    if added:
+        out["adds"] = [f"{header['key']}: {header['value']}" for header in added]
+    if "transport_socket" in cluster:
+        tls = cluster["transport_socket"]["typed_config"]
+        common = tls["common_tls_context"]
+        out["sni"] = tls.get("sni", "")
+        combined = common.get("combined_validation_context", {})
+        validation = combined.get("default_validation_context") or common.get("validation_context") or {}
+        names = [
+            f"{each['san_type']} {each['matcher']['exact']}"
+            for each in validation.get("match_typed_subject_alt_names", ())
+        ]
+        out["certificate"] = names or "anything"
+        if combined:
+            out["ca"] = combined["validation_context_sds_secret_config"]["name"]
+        elif validation:
+            out["ca"] = validation["trusted_ca"]["filename"]
+    return out
 
 
 def _status(status: Status) -> dict[str, Any]:
@@ -120,6 +172,8 @@ def _addresses(assignment: Mapping[str, Any]) -> list[str]:
             address = endpoint["endpoint"]["address"]
             if "pipe" in address:
                 out.append(address["pipe"]["path"])
+            elif "envoy_internal_address" in address:
+                out.append("listener " + address["envoy_internal_address"]["server_listener_name"])
             else:
                 socket = address["socket_address"]
                 out.append(f"{socket['address']} port {socket['port_value']}")
