@@ -7,6 +7,8 @@ Fixtures (``support_cluster_fixtures``, usable in every test folder):
 - ``namespace`` (test): name of a new namespace; it and all in it are gone afterwards.
 - ``crds`` (session): the definitions in ``crds/`` are installed. ``foreign_crds`` (session): InferencePool, ReferenceGrant and
   PodMonitor too.
+- ``controller_manager`` (session): the same ``ControlPlane``, with its kube-controller-manager running from then on.
+- ``helm`` (session): path of the Helm program; ``control_plane.run_helm`` runs it against this cluster.
 - ``fake_kubelet`` (test, async): makes Pods and their readiness, see ``support_kubelet``.
 - ``simulators`` (test, async): ``ralb-sim`` processes at chosen loopback addresses, see ``support_simulators``.
 
@@ -36,6 +38,7 @@ from support_cluster_api import ApiProblem, AuditLog, ClusterApi
 from support_cluster_certs import write_keys
 from support_process import Daemon, alive
 
+NODE = "test-node"
 _PREFIX = "ralb-control-plane-"
 _START_S = 90.0
 _ATTEMPTS = 3
@@ -56,6 +59,8 @@ _AUDIT_POLICY = {
     "rules": [
         {"level": "None", "users": ["system:apiserver"]},
         {"level": "None", "nonResourceURLs": ["/*"]},
+        # With the answer, whose version says whether anything was changed.
+        {"level": "RequestResponse", "resources": [{"group": "ralb.dev", "resources": ["*/status"]}]},
         {"level": "Metadata", "verbs": ["create", "update", "patch", "delete", "deletecollection"]},
         {"level": "None", "users": ["admin"]},
         # A watch has begun, and is not told a second time when it ends.
@@ -99,9 +104,18 @@ class ControlPlane:
     # ---- its processes ----
 
     def start(self) -> None:
-        """Start both and wait until the API server is ready."""
+        """Start both and wait until the API server is ready. There is a Node, without which no Pod gets into EndpointSlices."""
         self.etcd.start()
         self.start_apiserver()
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}
+        self.api.apply(f"/api/v1/nodes/{NODE}", node)
+
+    def ensure(self) -> None:
+        """Start again what a failed test left stopped."""
+        if not self.etcd.pid:
+            self.start_etcd()
+        if not self.apiserver.pid:
+            self.start_apiserver()
 
     def start_etcd(self) -> None:
         """Start etcd on its port with its data, and wait until it serves."""

@@ -57,8 +57,10 @@ def namespace(control_plane: ControlPlane, request: pytest.FixtureRequest) -> It
     """A new namespace, named after the test; deleted with all that is in it."""
     title = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).removeprefix("test-")[:40].strip("-")
     name = f"{title or 'test'}-{secrets.token_hex(3)}"
+    control_plane.ensure()
     control_plane.api.create_namespace(name)
     yield name
+    control_plane.ensure()
     control_plane.api.delete_namespace(name)
 
 
@@ -77,6 +79,20 @@ def foreign_crds(control_plane: ControlPlane, pytestconfig: pytest.Config) -> li
         without(pytestconfig, str(missing))
         raise
     return install_crds(control_plane, files)
+
+
+@pytest.fixture(scope="session")
+def controller_manager(control_plane: ControlPlane, pytestconfig: pytest.Config) -> ControlPlane:
+    """The control plane with its controller manager running: deletes namespaces, makes EndpointSlices and default accounts."""
+    require(pytestconfig, "kube-controller-manager")
+    control_plane.controller_manager()
+    return control_plane
+
+
+@pytest.fixture(scope="session")
+def helm(control_plane: ControlPlane, pytestconfig: pytest.Config) -> Path:
+    """The Helm program; ``control_plane.run_helm`` runs it."""
+    return require(pytestconfig, "helm")
 
 
 @pytest_asyncio.fixture

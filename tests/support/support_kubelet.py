@@ -15,10 +15,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
-from support_cluster import ControlPlane
+from support_cluster import NODE, ControlPlane
 from support_cluster_api import MERGE, ApiProblem
 
-NODE = "test-node"
 _BASE = 127 << 24 | (64 + os.getpid() % 128) << 16
 _NUMBERS = itertools.count(1)
 
