@@ -174,7 +174,7 @@ def _obstacle(facts: Facts, needs: Sequence[str], api: Api, room: int) -> str:
 
 
 def _lacking(facts: Facts, needs: Sequence[str], api: Api) -> str:
-    if facts.apis and api not in facts.apis:
+    if facts.apis is not None and api not in facts.apis:
         return _API_NAMES[api]
     if not facts.capabilities:
         return ""

@@ -19,7 +19,7 @@ from ralb_extproc.types import Api, Candidate
 
 _ADDRESS = re.compile(r"\S+:([0-9]{1,5})")
 # APIs as snapshots name them.
-API_WORDS: Mapping[str, Api] = {
+_API_WORDS: Mapping[str, Api] = {
     "chat": Api.CHAT,
     "completions": Api.COMPLETIONS,
     "embeddings": Api.EMBEDDINGS,
@@ -39,7 +39,7 @@ class Facts:
         window: tokens of prompt and answer together; 0 = unknown.
         capabilities: lower case; empty = not declared, so nothing is refused.
         api_declared: the capabilities say which APIs are served (chat, completions, embeddings).
-        apis: those its servers speak; empty = all.
+        apis: those its servers speak; None = all.
     """
 
     ready: bool
@@ -47,7 +47,7 @@ class Facts:
     window: int
     capabilities: frozenset[str]
     api_declared: bool
-    apis: frozenset[Api]
+    apis: frozenset[Api] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +200,6 @@ def _check_pool(pool: pb.Pool) -> None:
         raise ValueError(f"pool {pool.id} has no model name")
     if not all(pool.model.aliases) or not all(pool.model.adapters):
         raise ValueError(f"pool {pool.id} has an empty alias or adapter name")
-    if unknown := set(pool.apis) - API_WORDS.keys():
-        raise ValueError(f"pool {pool.id} speaks an unknown API {sorted(unknown)[0][:100]!r}")
     cost = pool.cost
     for price in (cost.input_per_million, cost.cached_input_per_million, cost.output_per_million):
         if not (math.isfinite(price) and price >= 0):
@@ -292,7 +290,8 @@ def _facts(pool: pb.Pool) -> Facts:
         window=pool.model.context_window,
         capabilities=capabilities,
         api_declared=not capabilities.isdisjoint(_API_CAPABILITIES),
-        apis=frozenset(API_WORDS[word] for word in pool.apis),
+        # A newer operator may name APIs that are unknown here.
+        apis=frozenset(_API_WORDS[word] for word in pool.apis if word in _API_WORDS) if pool.apis else None,
     )
 
 

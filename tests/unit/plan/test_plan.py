@@ -251,3 +251,64 @@ class TestNobody:
     def test_a_tier_without_pools(self) -> None:
         on = table(*POOLS, tier("t", 1), policy("p", use("t")))
         assert refused(on=on).code == "no_endpoint"
+
+
+def provider(name: str, *apis: str, blocked: str = "", **fields: Any) -> pb.Pool:
+    found = pool(name, service=True, **fields)
+    found.apis.extend(apis)
+    found.blocked = blocked
+    return found
+
+
+class TestProviders:
+    """Pools whose servers do not speak every API, and pools to which nothing may be sent."""
+
+    OPENAI = ("chat", "completions", "embeddings", "responses")
+
+    @pytest.mark.parametrize("api", list(Api))
+    def test_only_pools_that_speak_the_api_are_used(self, api: Api) -> None:
+        pools = (provider("a", "messages"), provider("o", *self.OPENAI), pool("p"))
+        found = decide(ask(api=api), on=table(*pools, tier("t", 1, "a", "o", "p"), policy("x", use("t"))))
+        able, unable = ("a", "o") if api is Api.MESSAGES else ("o", "a")
+        assert pools_of(found) == [able, "p"]
+        ((skipped, reason),) = found.skipped
+        assert skipped == f"ns/{unable}"
+        words = {Api.CHAT: "chat completions"}.get(api, api.rpartition("/")[2])
+        assert reason == f"lacks the {words} API"
+
+    def test_when_nobody_speaks_the_api_the_client_is_told(self) -> None:
+        on = table(provider("o", *self.OPENAI), tier("t", 1, "o"), policy("x", use("t")))
+        error = refused(ask(api=Api.MESSAGES), on=on)
+        assert (error.status, error.code) == (400, "unsupported_by_model")
+        assert error.message == "'auto' does not support the messages API."
+
+    def test_the_providers_apis_count_before_what_its_model_can_do(self) -> None:
+        on = table(provider("a", "messages", capabilities=["Embeddings"]))
+        assert "the embeddings API" in refused(ask("a", api=Api.EMBEDDINGS), on=on).message
+
+    def test_a_blocked_pool_is_skipped_with_its_reason(self) -> None:
+        on = table(
+            provider("o", blocked="its key is missing"), pool("p"), tier("t", 1, "o", "p"), policy("x", use("t"))
+        )
+        found = decide(on=on)
+        assert (pools_of(found), found.skipped) == (["p"], (("ns/o", "its key is missing"),))
+
+    def test_when_all_are_blocked_time_may_mend_it(self) -> None:
+        on = table(provider("o", blocked="its key is missing"), tier("t", 1, "o"), policy("x", use("t")))
+        error = refused(on=on)
+        assert (error.status, error.code) == (503, "no_endpoint")
+        assert "key" not in error.message
+
+    def test_a_blocked_pool_with_endpoints_is_blocked(self) -> None:
+        one = pool("p")
+        one.blocked = "no"
+        assert refused(ask("p"), on=table(one)).code == "no_endpoint"
+
+    def test_apis_of_a_newer_operator_are_none_of_ours(self) -> None:
+        on = table(
+            provider("a", "telepathy"),
+            provider("o", "telepathy", "chat"),
+            tier("t", 1, "a", "o"),
+            policy("x", use("t")),
+        )
+        assert pools_of(decide(on=on)) == ["o"]
