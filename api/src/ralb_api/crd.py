@@ -112,7 +112,8 @@ def _status(kind: str) -> Schema:
     if kind == "ModelPool":
         properties["endpoints"] = _ENDPOINTS
     properties["snapshot"] = {
-        "description": "snapshot is the version of the routing snapshot this status tells of.",
+        "description": "snapshot is the version, shortened, of the routing snapshot with which the present generation came into "
+        "force. Absent while it is not in force. Later snapshots, such as after every change of pods, do not change it.",
         "type": "string",
         "maxLength": 128,
     }
