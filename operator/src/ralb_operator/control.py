@@ -51,12 +51,13 @@ class ControlPlane:
         self.compile_s = 0.0
 
     async def start(self) -> None:
-        """Bind and serve.
+        """Bind and serve; with TLS, once there is material.
 
         Raises:
             OSError: the address cannot be bound.
-            ValueError: there is no TLS material yet.
         """
+        if self._tls is not None:
+            await self._tls.keeper.wait()
         self._serving = await serve(self._listen, self.ads, self.snapshots, self._tls)
 
     async def apply(self, view: View) -> Applied:

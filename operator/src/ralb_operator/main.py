@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from ralb_api.logs import configure
+from ralb_operator import bootstrap_command
+from ralb_operator.cluster import tls
 from ralb_operator.cluster.admin import attach
 from ralb_operator.cluster.app import Operator, Options
 from ralb_operator.cluster.credentials import CredentialsError
@@ -27,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     commands = made.add_subparsers(dest="command", metavar="COMMAND")
     run = commands.add_parser(_RUN, help="follow a cluster and serve its gateways (the default)", description=__doc__)
     _run_flags(run)
+    bootstrap_command.add_command(commands)
     return made
 
 
@@ -89,6 +92,7 @@ def _run_flags(run: argparse.ArgumentParser) -> None:
         metavar="BYTES",
         help="larger requests get 413 (default %(default)s)",
     )
+    tls.add_arguments(run)
     run.add_argument("--json-logs", action="store_true", help="log lines as JSON")
 
 
@@ -122,8 +126,15 @@ def options(args: argparse.Namespace) -> Options:
 
 
 async def _run(args: argparse.Namespace) -> int:
-    operator = Operator(options(args))
-    attach(operator, address=args.admin_address, port=args.admin_port, pod_uid=args.pod_uid)
+    try:
+        trust = tls.OperatorTls(tls.options_of(args), args.own_namespace)
+    except ValueError as error:
+        _LOG.error("ralb-operator ends: %s", error)
+        return 2
+    operator = Operator(options(args), trust.server)
+    attached = attach(operator, address=args.admin_address, port=args.admin_port, pod_uid=args.pod_uid)
+    if trust.server is not None:
+        operator.companions.append(lambda: trust.run(operator.client, lambda: attached.reporter.elector.leading))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -143,6 +154,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments.insert(0, _RUN)
     args = made.parse_args(arguments)
+    if args.command == bootstrap_command.NAME:
+        return bootstrap_command.run(args)
     configure(json_lines=args.json_logs)
     return asyncio.run(_run(args))
 

@@ -73,6 +73,7 @@ class Operator:
 
     Attributes:
         client, store, control, rebuilder, objects, secrets: its parts.
+        tls: as given.
         others: the ListWatches of kinds that are not RALB's own.
         on_applied: called after each publication with what came of it and the view; they must not block.
         companions: run beside it from the start until everything else has stopped, then cancelled. One that raises ends
@@ -84,6 +85,7 @@ class Operator:
     def __init__(self, options: Options, tls: ServerTls | None = None) -> None:
         source = CredentialsSource(options.kubeconfig)
         self.options = options
+        self.tls = tls
         self.client = ApiClient(source)
         self.store = Store()
         self.control = ControlPlane(options.listen, tls)
@@ -122,6 +124,11 @@ class Operator:
             waiting = [f"Secret {name}" for name in self.secrets.pending]
         if waiting:
             return [f"waiting for {what}" for what in waiting]
+        if self._published.is_set() and self.tls is not None and self.tls.keeper.current is None:
+            keeper = self.tls.keeper
+            return [
+                f"waiting for TLS material from {keeper.source}" + (f": {keeper.problem}" if keeper.problem else "")
+            ]
         return [self.rebuilder.last_error or "the first configuration is not published yet"]
 
     async def wait_serving(self) -> None:

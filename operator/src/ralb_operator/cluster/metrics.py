@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from ralb_api.objects import KINDS
+from ralb_api.tls import MaterialCollector
 from ralb_operator.cluster import kinds
 from ralb_operator.cluster.app import Operator
 from ralb_operator.cluster.listwatch import ListWatch
@@ -59,6 +60,8 @@ class Metrics:
         )
         self._state = _State(operator, reporter, clock)
         self._registry.register(self._state)
+        if operator.tls is not None:
+            self._registry.register(MaterialCollector(operator.tls.keeper))
 
     def page(self) -> bytes:
         """The page in the text format."""

@@ -10,6 +10,7 @@ from typing import Final
 
 from ralb_api import GROUP
 from ralb_api.objects import KINDS
+from ralb_operator.rotation import Part
 
 
 class Scope(StrEnum):
@@ -29,6 +30,7 @@ class Rule:
         scope: where it is needed.
         optional: the operator works without it, with less.
         why: what for.
+        names: of the only objects it is needed for, after the installation's prefix; none = all.
     """
 
     group: str
@@ -37,6 +39,7 @@ class Rule:
     scope: Scope
     optional: bool = False
     why: str = ""
+    names: tuple[str, ...] = ()
 
 
 _READ: Final = ("get", "list", "watch")
@@ -85,4 +88,14 @@ RULES: Final[tuple[Rule, ...]] = (
         Scope.OWN,
         why="the leader's Lease, and a report per replica",
     ),
+    Rule(
+        "",
+        ("secrets",),
+        ("get", "list", "watch", "update"),
+        Scope.OWN,
+        optional=True,
+        why="certificates, with --tls=bootstrap; --tls=secret needs list and watch of the first alone",
+        names=tuple(f"-{part}" for part in Part),
+    ),
+    Rule("", ("secrets",), ("create",), Scope.OWN, optional=True, why="the same; creation cannot be limited to names"),
 )
