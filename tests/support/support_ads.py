@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 
-from ralb_operator.xds.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Resource
+from ralb_operator.xds.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, Resource
 
 DeltaDiscoveryRequest = discovery_pb2.DeltaDiscoveryRequest
 DeltaDiscoveryResponse = discovery_pb2.DeltaDiscoveryResponse
@@ -135,7 +135,9 @@ class AdsClient:
 
     async def __aenter__(self) -> "AdsClient":
         self._call = self._stub.DeltaAggregatedResources()
-        for message in self.model.connect(CLUSTER, *([ENDPOINTS] if self.model.names.get(ENDPOINTS) else [])):
+        for message in self.model.connect(
+            CLUSTER, *(each for each in (SECRET, ENDPOINTS) if self.model.names.get(each))
+        ):
             await self._call.write(message)
         for message in self.model.connect(LISTENER, *([ROUTES] if self.model.names.get(ROUTES) else [])):
             await self._call.write(message)

@@ -1,6 +1,7 @@
 """The control plane from view to peers, with a client that refuses what it is told to."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from support_net import wait_until
 from ralb_api.objects import ModelPool, ModelTier
 from ralb_operator.compile import Reason, compile_view
 from ralb_operator.control import ControlPlane
-from ralb_operator.view import Pod, View
-from ralb_operator.xds.resources import CLUSTER
+from ralb_operator.view import Pod, Secret, View
+from ralb_operator.xds.resources import CLUSTER, SECRET
 
 
 def pool(name: str, slow_start: str = "30s") -> ModelPool:
@@ -65,6 +66,25 @@ async def test_a_refused_pool_is_left_out_and_the_rest_goes_on(plane: tuple[Cont
         mended = await control.apply(view(pool("good"), pool("odd", slow_start="10s")))
         assert [p.id for p in mended.result.snapshot.pools] == ["default/good", "default/odd"]
         assert not [p for p in mended.result.problems if p.reason == Reason.REFUSED]
+
+
+@pytest.mark.parametrize("what", ["external/default/odd", "external/default/odd/key"])
+async def test_what_is_refused_of_a_provider_leaves_out_its_pool(plane: tuple[ControlPlane, str], what: str) -> None:
+    control, address = plane
+    external = {"host": "api.example.com", "credentialsRef": {"name": "key"}}
+    odd = ModelPool.model_validate(
+        {"metadata": {"name": "odd"}, "spec": {"model": {"name": "odd"}, "backend": {"external": external}}}
+    )
+    both = replace(view(pool("good"), odd), secrets={("default", "key"): Secret("default", "key", {"apiKey": b"sk"})})
+    named = [each[what] for each in compile_view(both).xds.by_type.values() if what in each]
+    assert named
+    model = ModelClient(bad=[resource.body for resource in named])
+    model.names[SECRET] = {"external/default/odd/key"}
+    async with AdsClient(address, model):
+        await wait_until(lambda: control.ads.nodes())
+        applied = await control.apply(both)
+        assert [p.id for p in applied.result.snapshot.pools] == ["default/good"]
+        assert control.snapshots.version == applied.result.snapshot.version, "the others' config is in force"
 
 
 async def test_without_peers_a_view_is_in_force_at_once(plane: tuple[ControlPlane, str]) -> None:
