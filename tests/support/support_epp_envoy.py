@@ -127,6 +127,8 @@ def _pool(endpoints: Sequence[str]) -> dict[str, Any]:
         "name": "pool",
         "type": "STATIC",
         "connect_timeout": "1s",
+        # By default no more than 3 retries of a cluster may be open at once.
+        "circuit_breakers": {"thresholds": [{"max_retries": 1000}]},
         "load_balancing_policy": {"policies": [{"typed_extension_config": policy}]},
         "load_assignment": _assignment("pool", endpoints),
     }
