@@ -4,13 +4,14 @@ SHELL := /bin/bash
 
 UV_VERSION := 0.13.8
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ralb-setup
 export UV_PYTHON_DOWNLOADS := never
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(STAMP) ## install everything the project needs, below this folder
 
@@ -48,6 +49,17 @@ test: lint ## lint, then every test, real Envoy and real API server included
 demo: setup ## three tiers of simulated vLLM pods behind a real Envoy, and a dozen requests (DEMO_EXIT=1 ends it)
 	$(BIN)/ralb demo $(if $(filter 1,$(DEMO_EXIT)),--exit)
 
+chart: setup ## render, lint and test the charts, on a real API server where there is one
+	$(BIN)/pytest -q tests/chart $(PYTEST_ARGS)
+
+images: ## build the images ralb-operator and ralb-processor (needs docker; IMAGE_ARGS="--build-arg ...")
+	@for target in operator processor; do \
+	  docker build --target $$target --tag ralb-$$target:$(VERSION) --build-arg VERSION=$(VERSION) \
+	    --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) $(IMAGE_ARGS) . || exit 1; done
+
+e2e: setup ## the whole on a kind cluster, removed afterwards (needs docker, kind, kubectl, helm; E2E_ARGS=--dry-run)
+	$(BIN)/python e2e/run.py $(E2E_ARGS)
+
 bench: bench-extproc ## all benchmarks
 
 bench-extproc: setup ## added latency and CPU of the processor behind Envoy against Envoy alone
@@ -56,4 +68,4 @@ bench-extproc: setup ## added latency and CPU of the processor behind Envoy agai
 clean: ## remove what setup and tests made
 	rm -rf $(VENV) .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench/results
 
-.PHONY: help setup generate lint format control-plane test demo bench bench-extproc clean
+.PHONY: help setup generate lint format control-plane test demo bench bench-extproc chart images e2e clean

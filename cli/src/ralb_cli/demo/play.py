@@ -18,6 +18,7 @@ from ralb_cli.stack.stack import Stack, StackError, StackOptions
 
 _ANSWER_S = 60.0
 _RECORD_S = 10.0
+_START_S = 30.0
 
 
 @dataclass(slots=True)
@@ -60,11 +61,7 @@ async def play(source: str, port: int, *, stay: bool) -> int:
         try:
             await stack.start()
             print(f"Ready after {time.monotonic() - started:.1f} s: {stack.url}\n", flush=True)
-            rows = [await _ask(stack.url, ask) for ask in SCRIPT]
-            await _join(rows, records)
-            for row in rows:
-                _judge(row)
-            print(render(rows))
+            rows = await _ask_all(stack.url, records)
             failed = sum(bool(row.faults) for row in rows)
             if stay and not stopping.is_set():
                 print(_invitation(stack), flush=True)
@@ -75,6 +72,47 @@ async def play(source: str, port: int, *, stay: bool) -> int:
         finally:
             await stack.stop(drain=5)
         return 1 if failed else 0
+
+
+async def ask_there(url: str, records: Path) -> int:
+    """Ask a gateway that runs elsewhere.
+
+    Args:
+        url: where it is; it may still be starting.
+        records: file its decision records are being written to, among other lines maybe.
+
+    Returns:
+        0 if every row is as it should be.
+    """
+    if not await _answers(f"{url}/v1/models", _START_S):
+        print(f"ralb demo: {url} does not answer")
+        return 1
+    return 1 if any(row.faults for row in await _ask_all(url, records)) else 0
+
+
+async def _answers(url: str, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    timeout = aiohttp.ClientTimeout(total=5)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        while time.monotonic() < deadline:
+            try:
+                async with session.get(url) as response:
+                    if response.status == 200:
+                        return True
+            except (aiohttp.ClientError, TimeoutError):
+                pass
+            await asyncio.sleep(0.2)
+    return False
+
+
+async def _ask_all(url: str, records: Path) -> list[Row]:
+    """Ask, judge and show."""
+    rows = [await _ask(url, ask) for ask in SCRIPT]
+    await _join(rows, records)
+    for row in rows:
+        _judge(row)
+    print(render(rows))
+    return rows
 
 
 async def _ask(url: str, ask: Ask) -> Row:
@@ -124,9 +162,19 @@ async def _records(path: Path, seconds: float) -> AsyncIterator[dict[str, Any]]:
             buffer += file.read()
             *lines, buffer = buffer.split(b"\n")
             for line in lines:
-                yield json.loads(line)
+                if (record := _record(line)) is not None:
+                    yield record
             if not lines:
                 await asyncio.sleep(0.05)
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """A decision record, or None: a container's output holds its log too."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and value.keys() >= {"id", "snapshot"} else None
 
 
 def _judge(row: Row) -> None:
