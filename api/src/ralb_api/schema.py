@@ -125,15 +125,12 @@ def _object(raw: Schema, definitions: dict[str, Schema], where: str) -> None:
 
 
 def _key_rules(keys: Schema) -> list[dict[str, str]]:
-    rules = []
-    if "pattern" in keys:
-        pattern = keys["pattern"].replace("\\", "\\\\").replace("'", "\\'")
-        message = "every key must be a label key; write one such as app or app.kubernetes.io/name"
-        rules.append({"rule": f"self.all(k, k.matches('{pattern}'))", "message": message})
-    if "maxLength" in keys:
-        message = f"keys have at most {keys['maxLength']} characters; shorten the longer ones"
-        rules.append({"rule": f"self.all(k, size(k) <= {keys['maxLength']})", "message": message})
-    return rules
+    """Keys have no schema of their own in Kubernetes; the pattern must bound their length."""
+    if "pattern" not in keys:
+        return []
+    pattern = keys["pattern"].replace("\\", "\\\\").replace("'", "\\'")
+    message = "every key must be a label key; write one such as app or app.kubernetes.io/name"
+    return [{"rule": f"self.all(k, k.matches('{pattern}'))", "message": message}]
 
 
 def _optional(raw: Schema, name: str) -> bool:

@@ -87,8 +87,17 @@ def listed(names: Sequence[str]) -> str:
 def explain(model: type[BaseModel], errors: Sequence[ErrorDetails]) -> list[Finding]:
     """Findings: pydantic's errors of ``model`` (JSON mode, by alias) in their order, each place and text once."""
     schema = structural(model)
-    findings = [_explain_one(schema, error) for error in errors]
+    findings = [_explain_one(schema, error) for error in errors if not _miscounted(schema, error)]
     return list(dict.fromkeys(findings))
+
+
+def _miscounted(schema: Schema, error: ErrorDetails) -> bool:
+    """Whether a list is called too short only because items of it are wrong, which is told apart."""
+    value = error["input"]
+    if error["type"] != "too_short" or not isinstance(value, Sequence):
+        return False
+    low: int = (at(schema, error["loc"]) or {}).get("minItems", 0)
+    return len(value) >= low
 
 
 def _explain_one(schema: Schema, error: ErrorDetails) -> Finding:

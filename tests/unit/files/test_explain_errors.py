@@ -166,6 +166,16 @@ CASES: list[tuple[str, str, object, Finding]] = [
         ),
     ),
     (
+        "a wrong item does not make the list too short",
+        "ModelTier",
+        {"level": 1, "pools": [{"name": "p", "weight": 0.5}]},
+        Finding(
+            "spec.pools[0].weight",
+            "must be a whole number, not 0.5",
+            "weight is the pool's share among the pools of the same priority. 0 keeps it for failover only. Defaults to 1.",
+        ),
+    ),
+    (
         "less_than_equal",
         "ModelPool",
         pods(port=70000),

@@ -127,7 +127,8 @@ FilePath = Annotated[str, StringConstraints(min_length=2, max_length=512, patter
 SecretKey = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=_SECRET_KEY)]
 PathPrefix = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_PATH_PREFIX)]
 LabelValue = Annotated[str, StringConstraints(max_length=63, pattern=_LABEL_VALUE)]
-LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317, pattern=_LABEL_KEY)]
+# The pattern bounds the length too.
+LabelKey = Annotated[str, StringConstraints(pattern=_LABEL_KEY)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Duration = Annotated[
     str,

@@ -24,6 +24,18 @@ from ralb_api.objects.tier import ReasoningEffort
 class Match(Spec):
     """Which traffic a policy claims; every part that is set must hold."""
 
+    constraints: ClassVar = (
+        Constraint(
+            cel="!has(self.hostnames) || self.hostnames.all(a, self.hostnames.exists_one(b, "
+            "a.lowerAscii() == b.lowerAscii()))",
+            # In the model they are lower case, and a list of text with something twice in it is refused.
+            breach=lambda match: None,
+            message="hostnames must differ in more than upper and lower case",
+            hint="list each value once",
+            field="hostnames",
+        ),
+    )
+
     hostnames: tuple[Hostname, ...] = Field(
         default=(),
         max_length=16,
