@@ -107,6 +107,7 @@ async def start_envoy(
     ready_timeout: float = 20.0,
     extra_args: tuple[str, ...] = (),
     admin_port: int = 0,
+    drain_time_s: int = 1,
 ) -> Envoy:
     """Start Envoy with an admin interface on a free loopback port (it replaces the one in ``bootstrap``).
 
@@ -119,6 +120,7 @@ async def start_envoy(
         ready_timeout: seconds.
         extra_args: further command line arguments.
         admin_port: this one instead of a free one, where the config names it elsewhere.
+        drain_time_s: Envoy's own; after it, drained listeners take no more connections.
 
     Raises:
         AssertionError: it ended or did not become ready; the message has the end of its log.
@@ -127,7 +129,7 @@ async def start_envoy(
     path, log = folder / "envoy.json", folder / "envoy.log"
     path.write_text(json.dumps(with_admin_port(bootstrap, port)))
     command = [envoy_binary(), "-c", str(path), "--use-dynamic-base-id", "--concurrency", str(concurrency)]
-    command += ["-l", log_level, "--log-path", str(log), "--drain-time-s", "1", *extra_args]
+    command += ["-l", log_level, "--log-path", str(log), "--drain-time-s", str(drain_time_s), *extra_args]
     log.touch()
     with (folder / "envoy.out").open("wb") as out:
         process = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=subprocess.STDOUT)
