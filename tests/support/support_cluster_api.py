@@ -153,6 +153,7 @@ class AuditEntry:
         user: ``admin``, or ``system:serviceaccount:<namespace>:<name>``.
         verb: get, list, watch, create, update, patch, delete or deletecollection.
         resource: plural, with the subresource: ``modelpools/status``.
+        version: resource version after it, for statuses of our kinds; a write that changes nothing leaves it as it was.
     """
 
     user: str
@@ -163,6 +164,7 @@ class AuditEntry:
     namespace: str
     name: str
     code: int
+    version: str = ""
 
     @property
     def write(self) -> bool:
@@ -213,4 +215,5 @@ def _entry(raw: dict[str, Any]) -> AuditEntry:
         namespace=target.get("namespace", ""),
         name=target.get("name", ""),
         code=raw.get("responseStatus", {}).get("code", 0),
+        version=raw.get("responseObject", {}).get("metadata", {}).get("resourceVersion", ""),
     )
