@@ -4,7 +4,9 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -16,9 +18,10 @@ from ralb_api.objects import KINDS, ModelPool, ModelTier, RoutingPolicy
 from ralb_api.objects.common import Object
 from ralb_api.problems import ObjectKey, Problem, Severity
 from ralb_extproc.table import RoutingTable
-from ralb_operator.compile import ConditionType, Result, compile_view
-from ralb_operator.view import Pod, View
-from ralb_operator.xds.resources import CLUSTER, ENDPOINTS, Resource
+from ralb_operator.certs import new_authority
+from ralb_operator.compile import ConditionType, Reason, Result, compile_view, needs
+from ralb_operator.view import EndpointSlice, Grant, InferencePool, Pod, Secret, Service, SliceEndpoint, View
+from ralb_operator.xds.resources import CLUSTER, ENDPOINTS, LISTENER, SECRET, Resource
 
 NAMESPACES = ("a", "b")
 NAMES = ("x", "y", "z")
@@ -48,8 +51,24 @@ pods_backends = st.fixed_dictionaries(
     {"selector": st.fixed_dictionaries({"matchLabels": selectors})},
     optional={"port": st.integers(1, 65535), "engine": st.sampled_from(["vLLM", "SGLang", "Generic"])},
 )
-services = st.fixed_dictionaries({"host": st.sampled_from(["svc.local", "10.0.0.9"]), "port": st.integers(1, 65535)})
-backends = st.one_of(st.fixed_dictionaries({"pods": pods_backends}), st.fixed_dictionaries({"service": services}))
+hosts = st.fixed_dictionaries({"host": st.sampled_from(["svc.local", "10.0.0.9"]), "port": st.integers(1, 65535)})
+elsewhere = st.fixed_dictionaries({"name": names}, optional={"namespace": namespaces})
+named_services = st.tuples(elsewhere, st.sampled_from([80, 81])).map(lambda pair: {**pair[0], "port": pair[1]})
+providers = st.fixed_dictionaries(
+    {"host": st.sampled_from(["api.example.com", "10.0.0.8", "fd00::8"])},
+    optional={
+        "schema": st.sampled_from(["OpenAI", "Anthropic"]),
+        "tls": st.sampled_from([{"mode": "SkipVerify"}, {"caCertificateRef": {"name": "y"}}, {"hostname": "h.com"}]),
+        "credentialsRef": elsewhere,
+        "pathPrefix": st.just("/v"),
+    },
+)
+backends = st.one_of(
+    st.fixed_dictionaries({"pods": pods_backends}),
+    st.fixed_dictionaries({"service": st.one_of(hosts, named_services)}),
+    st.fixed_dictionaries({"inferencePool": elsewhere}),
+    st.fixed_dictionaries({"external": providers}),
+)
 pools = st.builds(
     lambda meta, spec: ModelPool.model_validate({"metadata": meta, "spec": spec}),
     metadata(),
@@ -127,6 +146,43 @@ pods = st.builds(
     st.booleans(),
     st.sampled_from([0, 0, 8001]),
 )
+ports = st.lists(st.tuples(st.sampled_from(["", "http"]), st.sampled_from([80, 81])), max_size=2, unique=True).map(
+    tuple
+)
+in_services = st.builds(Service, namespaces, names, ports, st.sampled_from(["", "", "", "dns.example.com"]))
+slice_endpoints = st.builds(
+    SliceEndpoint,
+    st.sampled_from(["10.0.1.1", "10.0.1.2", "fd00::2"]),
+    st.booleans(),
+    st.sampled_from(["", "pod-1", "pod-2"]),
+)
+in_slices = st.builds(
+    EndpointSlice, namespaces, names, names, ports, st.lists(slice_endpoints, max_size=3, unique=True).map(tuple)
+)
+in_inference_pools = st.builds(InferencePool, namespaces, names, selectors, st.sampled_from([(8000,), (8000, 8001)]))
+sources = st.tuples(st.sampled_from(["ralb.dev", "example.com"]), st.just("ModelPool"), namespaces)
+targets = st.tuples(
+    st.sampled_from(["", "inference.networking.k8s.io"]),
+    st.sampled_from(["Service", "Secret", "InferencePool"]),
+    st.sampled_from(["", *NAMES]),
+)
+in_grants = st.builds(
+    Grant, namespaces, names, st.lists(sources, max_size=2).map(tuple), st.lists(targets, max_size=3).map(tuple)
+)
+KEY = b"sk-property-0123456789"
+CA = new_authority("property", ["example.com"], datetime(2026, 1, 1, tzinfo=UTC), timedelta(days=1)).cert
+in_secrets = st.builds(
+    Secret,
+    namespaces,
+    names,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "apiKey": st.sampled_from([KEY, KEY + b"\n", KEY + b"\n" + KEY]),
+            "ca.crt": st.sampled_from([CA, KEY]),
+        },
+    ),
+)
 problems = st.builds(
     Problem,
     # Few objects, so that several problems of one object are common.
@@ -138,19 +194,47 @@ problems = st.builds(
 )
 
 
-def view_of(objects: Iterable[Object], pods: Iterable[Pod] = (), problems: Iterable[Problem] = ()) -> View:
+def view_of(
+    objects: Iterable[Object],
+    pods: Iterable[Pod] = (),
+    problems: Iterable[Problem] = (),
+    referenced: Mapping[str, Any] | None = None,
+) -> View:
     """Of several objects of one name, the last."""
     parts: dict[str, dict[ObjectKey, Any]] = {kind: {} for kind in KINDS}
     for value in objects:
         parts[value.kind][value.key] = value
-    return View(parts["ModelPool"], parts["ModelTier"], parts["RoutingPolicy"], tuple(pods), tuple(problems))
+    return View(
+        pools=parts["ModelPool"],
+        tiers=parts["ModelTier"],
+        policies=parts["RoutingPolicy"],
+        pods=tuple(pods),
+        problems=tuple(problems),
+        **(referenced or {}),
+    )
 
 
 objects_lists = st.tuples(st.lists(pools, max_size=6), st.lists(tiers, max_size=6), st.lists(policies, max_size=5)).map(
     lambda parts: [*parts[0], *parts[1], *parts[2]]
 )
 unique_pods = st.lists(pods, max_size=8, unique_by=lambda pod: (pod.namespace, pod.name))
-views = st.builds(view_of, objects_lists, unique_pods, st.lists(problems, max_size=8))
+
+
+def several(strategy: st.SearchStrategy[Any], most: int = 4) -> st.SearchStrategy[tuple[Any, ...]]:
+    return st.lists(strategy, max_size=most, unique_by=lambda each: (each.namespace, each.name)).map(tuple)
+
+
+references = st.fixed_dictionaries(
+    {
+        "services": several(in_services),
+        "slices": several(in_slices),
+        "inference_pools": several(in_inference_pools),
+        "grants": several(in_grants),
+        "secrets": several(in_secrets).map(lambda found: {(each.namespace, each.name): each for each in found}),
+        "unreadable_secrets": st.dictionaries(st.tuples(namespaces, names), st.just("forbidden"), max_size=1),
+    }
+)
+views = st.builds(view_of, objects_lists, unique_pods, st.lists(problems, max_size=8), references)
 
 bounded = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -182,7 +266,8 @@ def test_order_does_not_matter(view: View, random: Any) -> None:
         random.shuffle(out)
         return out
 
-    other = View(
+    other = replace(
+        view,
         pools=dict(shuffled(view.pools.items())),
         tiers=dict(shuffled(view.tiers.items())),
         policies=dict(shuffled(view.policies.items())),
@@ -190,6 +275,14 @@ def test_order_does_not_matter(view: View, random: Any) -> None:
             Pod(pod.namespace, pod.name, backwards(dict(pod.labels)), pod.ip, pod.ready, pod.port)
             for pod in shuffled(view.pods)
         ),
+        services=tuple(shuffled(view.services)),
+        slices=tuple(
+            replace(part, ports=tuple(shuffled(part.ports)), endpoints=tuple(shuffled(part.endpoints)))
+            for part in shuffled(view.slices)
+        ),
+        inference_pools=tuple(shuffled(view.inference_pools)),
+        grants=tuple(shuffled(view.grants)),
+        secrets=dict(shuffled(view.secrets.items())),
         problems=tuple(shuffled(view.problems)),
     )
     assert essence(compile_view(view)) == essence(compile_view(other))
@@ -260,12 +353,12 @@ def _moved(value: Any, **spec: Any) -> Any:
 def test_unrelated_changes_leave_everything_else_alone(view: View, added: Any) -> None:
     more = view_of([*added[0], *added[1], *added[2]])
     strangers = tuple(Pod("elsewhere", pod.name, pod.labels, pod.ip, pod.ready, pod.port) for pod in added[3])
-    bigger = View(
-        {**view.pools, **more.pools},
-        {**view.tiers, **more.tiers},
-        {**view.policies, **more.policies},
-        (*view.pods, *strangers),
-        view.problems,
+    bigger = replace(
+        view,
+        pools={**view.pools, **more.pools},
+        tiers={**view.tiers, **more.tiers},
+        policies={**view.policies, **more.policies},
+        pods=(*view.pods, *strangers),
     )
     before, after = compile_view(view), compile_view(bigger)
     for resource in resources(before):
@@ -288,20 +381,102 @@ def test_endpoints_are_the_ready_pods_that_match(view: View) -> None:
     result = compile_view(view)
     for pool in result.snapshot.pools:
         namespace, _, name = pool.id.partition("/")
-        backend = view.pools[ObjectKey("ModelPool", namespace, name)].spec.backend.pods
-        expected = set()
-        if backend is not None:
+        backend = view.pools[ObjectKey("ModelPool", namespace, name)].spec.backend
+        if backend.pods is not None:
+            expected = set()
             for pod in view.pods:
-                carries = all(pod.labels.get(k) == v for k, v in backend.selector.match_labels.items())
+                carries = all(pod.labels.get(k) == v for k, v in backend.pods.selector.match_labels.items())
                 if pod.namespace == namespace and pod.ready and pod.ip and carries:
                     host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
-                    expected.add(f"{host}:{pod.port or backend.port}")
-            assert {pod.name for pod in view.pods} >= {endpoint.name for endpoint in pool.endpoints}
+                    expected.add(f"{host}:{pod.port or backend.pods.port}")
+            assert [endpoint.address for endpoint in pool.endpoints] == sorted(expected)
+        assert {pod.name for pod in view.pods} | {"", "pod-1", "pod-2"} >= {
+            endpoint.name for endpoint in pool.endpoints
+        }
         addresses = [endpoint.address for endpoint in pool.endpoints]
-        assert addresses == sorted(expected)
-        assert (pool.id in result.xds.get(ENDPOINTS)) == (backend is not None)
-        if backend is not None:
-            assert _envoy_addresses(result.xds.get(ENDPOINTS)[pool.id]) == (expected or {"/dev/null"})
+        assert addresses == sorted(set(addresses))
+        if pool.id in result.xds.get(ENDPOINTS):
+            assert _envoy_addresses(result.xds.get(ENDPOINTS)[pool.id]) == (set(addresses) or {"/dev/null"})
+        else:
+            assert not addresses
+
+
+def _granted(view: View, source: str, kind: tuple[str, str], namespace: str, name: str) -> bool:
+    """By definition."""
+    return source == namespace or any(
+        grant.namespace == namespace
+        and ("ralb.dev", "ModelPool", source) in grant.sources
+        and any((*kind, each) in grant.targets for each in ("", name))
+        for grant in view.grants
+    )
+
+
+@bounded
+@given(views)
+def test_nothing_of_another_namespace_is_used_without_a_grant(view: View) -> None:
+    result = compile_view(view)
+    pools = {pool.id: pool for pool in result.snapshot.pools}
+    for key, pool in view.pools.items():
+        backend, found = pool.spec.backend, pools[key.id]
+        wanted: list[tuple[tuple[str, str], str | None, str]] = []
+        if backend.service is not None and backend.service.name is not None:
+            wanted.append((("", "Service"), backend.service.namespace, backend.service.name))
+        if backend.inference_pool is not None:
+            target = backend.inference_pool
+            wanted.append((("inference.networking.k8s.io", "InferencePool"), target.namespace, target.name))
+        if backend.external is not None and backend.external.credentials_ref is not None:
+            credentials = backend.external.credentials_ref
+            wanted.append((("", "Secret"), credentials.namespace, credentials.name))
+        for kind, namespace, name in wanted:
+            if not _granted(view, key.namespace, kind, namespace or key.namespace, name):
+                assert found.blocked
+                assert not found.endpoints
+                assert not [
+                    each
+                    for named in result.xds.by_type.values()
+                    for each in named
+                    if each.startswith(f"external/{key.id}")
+                ]
+                assert result.statuses[key].conditions[1].reason == Reason.REF_NOT_PERMITTED
+                assert (namespace, name) not in needs([pool], view.grants)
+
+
+@bounded
+@given(views)
+def test_a_provider_is_reached_with_its_key_or_not_at_all(view: View) -> None:
+    result = compile_view(view)
+    for key, pool in view.pools.items():
+        external = pool.spec.backend.external
+        if external is None:
+            continue
+        has_key = f"external/{key.id}/key" in result.xds.get(SECRET)
+        reached = f"external/{key.id}" in result.xds.get(LISTENER)
+        assert reached == (f"external/{key.id}" in result.xds.get(CLUSTER))
+        assert reached == result.statuses[key].conditions[2].status
+        (found,) = (each for each in result.snapshot.pools if each.id == key.id)
+        assert reached == (not found.blocked)
+        assert has_key == (reached and external.credentials_ref is not None)
+        for cluster in (found.cluster, found.rewrite_cluster):
+            body = decode_resource(result.xds.get(CLUSTER)[cluster])
+            assert (body.get("type") == "EDS") == (not reached)
+        if not reached:
+            assert _envoy_addresses(result.xds.get(ENDPOINTS)[key.id]) == {"/dev/null"}
+
+
+@bounded
+@given(views)
+def test_keys_are_in_envoys_secrets_and_nowhere_else(view: View) -> None:
+    result = compile_view(view)
+    for resource in resources(result):
+        if resource.type_url != SECRET:
+            assert KEY not in resource.body
+    told = repr((result.problems, result.statuses, result.xds, result.snapshot)) + repr(view)
+    assert KEY.decode() not in told
+    assert KEY not in result.snapshot.SerializeToString()
+    for resource in result.xds.get(SECRET).values():
+        key, _, kind = resource.name.removeprefix("external/").rpartition("/")
+        assert ObjectKey("ModelPool", *key.split("/")) in view.pools
+        assert (kind == "key") == (KEY in resource.body), "a key never serves as a CA"
 
 
 def _envoy_addresses(resource: Resource) -> set[str]:
