@@ -154,7 +154,7 @@ class Follower:
         ]
         for key in gone:
             self._store.drop(key, version=version, scope=self.namespace)
-        if self.witness.state is not State.MISSING:
+        if version:  # of a kind that is not there, there is nothing to list
             self.ask()
 
     def _seen(self, event_type: str, item: Item[int]) -> None:
