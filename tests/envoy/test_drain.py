@@ -1,7 +1,10 @@
 """Draining a real Envoy: running streams end by themselves, keep-alive connections are closed, and nothing waits for ever."""
 
+import argparse
 import asyncio
 import json
+import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +16,7 @@ from aiohttp import web
 from support_envoy import Envoy, running_envoy
 from support_net import free_port, wait_until
 
+from ralb_extproc.companion import add_arguments, options_of
 from ralb_extproc.drain import ACTIVE_STAT, Drain, DrainServer
 
 pytestmark = pytest.mark.envoy
@@ -256,3 +260,65 @@ async def test_processor_told_to_end_gives_the_drain_up(tmp_path: Path, session:
         status, body = await asked
         assert (status, body["result"]) == (503, "stopped")
         stream.close()
+
+
+async def test_processor_drains_and_serves_until_it_is_told_to_end(
+    tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    """The order in a pod: the kubelet asks for the drain, ends Envoy, and then the processor."""
+    async with draining(tmp_path) as (envoy, upstream, url, _):
+        port, admin, socket = free_port(), free_port(), tmp_path / "p.sock"
+        command = [
+            *(sys.executable, "-m", "ralb_extproc.main", "--listen", f"unix:{socket}", "--records", ""),
+            *("--operator", f"unix:{tmp_path}/nobody.sock", "--admin-port", str(admin)),
+            *("--drain-port", str(port), "--drain-min", "0", "--envoy-admin", envoy.admin.removeprefix("http://")),
+        ]
+        with (tmp_path / "p.log").open("wb") as log:
+            processor = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
+        try:
+
+            async def answers(path: str) -> str:
+                async with session.get(f"http://127.0.0.1:{admin}{path}") as answer:
+                    return await answer.text()
+
+            await wait_until(lambda: answers("/healthz"), 30)
+            assert "no snapshot" in await answers("/readyz")
+            stream = await session.get(url + "/stream")
+            await stream.content.readuntil(b"\n\n")
+            asked = asyncio.create_task(session.get(f"http://127.0.0.1:{port}/drain"))
+
+            async def drained() -> bool:
+                return "drained" in await answers("/readyz")
+
+            await wait_until(drained)
+            assert not asked.done()
+            # It goes on serving all the while.
+            _, writer = await asyncio.open_unix_connection(str(socket))
+            writer.close()
+            upstream.go_on.set()
+            assert await stream.read() == b"data: 2\n\n"
+            async with await asked as answer:
+                assert (await answer.json())["result"] == "drained"
+            await envoy.stop()
+            assert processor.returncode is None
+            processor.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(processor.wait(), 20) == 0
+        finally:
+            if processor.returncode is None:
+                processor.kill()
+                await processor.wait()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--drain-port", "70000"], "--drain-port must be 0 to 65535"),
+        (["--drain-min", "10", "--drain-timeout", "5"], "must be 0 to --drain-timeout"),
+        (["--drain-port", "9402", "--envoy-admin", "localhost"], "--envoy-admin must be host:port"),
+    ],
+)
+def test_flags_that_make_no_sense(flags: list[str], says: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    with pytest.raises(ValueError, match=says):
+        options_of(parser.parse_args(flags))
