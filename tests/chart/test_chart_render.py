@@ -88,6 +88,7 @@ WRONG: list[tuple[Any, str]] = [
     ({"epp": {"enabled": True}}, "epp.enabled needs epp.pools"),
     ({"epp": {"pools": [{"pool": "a/b", "port": 9400}]}}, "port 9400 is taken"),
     ({"epp": {"pools": [{"pool": "a/b", "port": 9002}, {"pool": "a/c", "port": 9002}]}}, "port 9002 is taken"),
+    ({"gateway": {"port": 9902}}, "gateway.port 9902 is a port of the gateway's own"),
     ({"gateway": {"drainMinSeconds": 400}}, "gateway.drainMinSeconds is above drainSeconds"),
     ({"gateway": {"autoscaling": {"enabled": True, "maxReplicas": 1}}}, "maxReplicas is below minReplicas"),
     (

@@ -1,16 +1,17 @@
 """What must hold of everything the chart makes, whatever the values: security, rights, and that the parts fit together."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from support_chart import CI, NAMESPACE, RALB, Helm, Object, Rendered, container, containers
 
+from ralb_operator.cluster.certificates import names_of, secret_name
 from ralb_operator.cluster.permissions import RULES, Scope
+from ralb_operator.rotation import Part
 
-Rule = tuple[str, str, str]
-READ_ONE_SECRET = {("", "secrets", verb) for verb in ("get", "list", "watch")}
+# API group, resource, verb, name ("" = any).
+Right = tuple[str, str, str, str]
 
 
 @pytest.fixture(params=CI)
@@ -78,22 +79,29 @@ def test_containers_have_resources_and_probes(case: Rendered) -> None:
 # ---- rights ----
 
 
-def rules(role: Object) -> Iterator[Rule]:
-    for rule in role["rules"]:
-        for group in rule["apiGroups"]:
-            for resource in rule["resources"]:
-                for verb in rule["verbs"]:
-                    yield group, resource, verb
-
-
-def needed(scope: Scope) -> set[Rule]:
-    """What the operator says it needs, Secrets apart: those are granted by name."""
+def rights(role: Object) -> set[Right]:
+    """What a role allows."""
     return {
-        (rule.group, resource, verb)
+        (group, resource, verb, name)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+        for name in rule.get("resourceNames", [""])
+    }
+
+
+def needed(scope: Scope, *, certificates: bool = True) -> set[Right]:
+    """What the operator says it needs. Secrets of providers apart, which are granted by name; and those of its own
+    certificates if others make these.
+    """
+    return {
+        (rule.group, resource, verb, f"ralb{suffix}" if suffix else "")
         for rule in RULES
-        if rule.scope is scope and rule.resources != ("secrets",)
+        if rule.scope is scope and (rule.resources != ("secrets",) or (scope is Scope.OWN and certificates))
         for resource in rule.resources
         for verb in rule.verbs
+        for suffix in rule.names or ("",)
     }
 
 
@@ -121,9 +129,9 @@ def granted(case: Rendered, kind: str, namespace: str = "") -> list[Object]:
 def test_the_operator_may_do_what_it_says_it_needs_and_nothing_else(helm: Helm) -> None:
     case = helm.case("default")
     (watched,) = granted(case, "ClusterRole")
-    assert set(rules(watched)) == needed(Scope.WATCHED)
+    assert rights(watched) == needed(Scope.WATCHED)
     (own,) = granted(case, "Role", NAMESPACE)
-    assert set(rules(own)) == needed(Scope.OWN)
+    assert rights(own) == needed(Scope.OWN)
     assert len(case.of("RoleBinding")) == len(case.of("ClusterRoleBinding")) == 1
 
 
@@ -133,10 +141,12 @@ def test_namespaced_mode_has_the_same_rights_in_its_namespaces_only(helm: Helm) 
     assert not case.of("ClusterRoleBinding")
     for namespace in ("team-a", "team-b"):
         credentials, watched = sorted(granted(case, "Role", namespace), key=lambda role: role["metadata"]["name"])
-        assert set(rules(watched)) == needed(Scope.WATCHED)
-        assert set(rules(credentials)) == READ_ONE_SECRET
+        assert rights(watched) == needed(Scope.WATCHED)
+        assert {(resource, verb) for _, resource, verb, _ in rights(credentials)} == {
+            ("secrets", verb) for verb in ("get", "list", "watch")
+        }
     (own,) = granted(case, "Role", NAMESPACE)
-    assert set(rules(own)) == needed(Scope.OWN)
+    assert rights(own) == needed(Scope.OWN)
     assert len(case.of("RoleBinding")) == 5
     arguments = container(case.component("Deployment", "operator")["spec"]["template"], "operator")["args"]
     assert [each for each in arguments if each.startswith("--namespace")] == [
@@ -145,12 +155,19 @@ def test_namespaced_mode_has_the_same_rights_in_its_namespaces_only(helm: Helm) 
     ]
 
 
+@pytest.mark.parametrize("mode", ["CertManager", "Off"])
+def test_no_rights_on_secrets_when_others_make_the_certificates(helm: Helm, mode: str) -> None:
+    case = Rendered(tuple(helm.template(RALB, values={"tls": {"mode": mode}})))
+    (own,) = granted(case, "Role", NAMESPACE)
+    assert rights(own) == needed(Scope.OWN, certificates=False)
+
+
 def test_rights_on_secrets_are_by_name(case: Rendered) -> None:
     for role in [*case.of("Role"), *case.of("ClusterRole")]:
         for rule in role["rules"]:
             text = str(rule)
             assert "'*'" not in text, role["metadata"]["name"]
-            if "secrets" in rule["resources"] and "create" not in rule["verbs"]:
+            if "secrets" in rule["resources"] and rule["verbs"] != ["create"]:
                 assert rule["resourceNames"], role["metadata"]["name"]
 
 
@@ -177,9 +194,9 @@ def test_people_get_our_kinds_with_their_usual_roles(helm: Helm) -> None:
     }
     assert labels["ralb-view-ralb-system"] == {"view"}
     assert labels["ralb-edit-ralb-system"] == {"edit", "admin"}
-    assert {verb for _, _, verb in rules(roles["ralb-view-ralb-system"])} == {"get", "list", "watch"}
+    assert {verb for _, _, verb, _ in rights(roles["ralb-view-ralb-system"])} == {"get", "list", "watch"}
     for name in ("ralb-view-ralb-system", "ralb-edit-ralb-system"):
-        for group, resource, verb in rules(roles[name]):
+        for group, resource, verb, _ in rights(roles[name]):
             assert group == "ralb.dev"
             assert not resource.endswith("/status") or verb == "get"
 
@@ -234,10 +251,21 @@ def test_gateway_and_operator_agree_on_where_they_are(case: Rendered) -> None:
     service = case.component("Service", "operator")
     address = f"{service['metadata']['name']}.{NAMESPACE}.svc:{service['spec']['ports'][0]['port']}"
     gateway = case.component("Deployment", "gateway")["spec"]["template"]
-    assert f"--ads={address}" in container(gateway, "bootstrap")["args"]
+    assert f"--operator={address}" in container(gateway, "bootstrap")["args"]
     assert f"--operator={address}" in container(gateway, "processor")["args"]
-    if certificates := [each for each in case.of("Certificate") if each["metadata"]["name"].endswith("-operator-tls")]:
-        assert address.partition(":")[0] in certificates[0]["spec"]["dnsNames"]
+
+
+@pytest.mark.parametrize("case_name", ["picker", "production"])
+def test_certificates_hold_the_names_that_both_ends_ask_for(helm: Helm, case_name: str) -> None:
+    case = helm.case(case_name)
+    release = case.component("Deployment", "operator")["metadata"]["name"].removesuffix("-operator")
+    names = names_of(release, NAMESPACE)
+    for part, wanted in ((Part.OPERATOR, names.operator), (Part.GATEWAY, names.gateway)):
+        certificate = case.one("Certificate", secret_name(release, part))
+        assert tuple(certificate["spec"]["dnsNames"]) == wanted
+        assert certificate["spec"]["secretName"] == secret_name(release, part)
+    template = case.component("Deployment", "gateway")["spec"]["template"]
+    assert f"--operator={names.operator[0]}:9300" in container(template, "processor")["args"]
 
 
 # ---- the other objects ----
@@ -359,9 +387,10 @@ def test_metrics_ports_have_the_name_that_is_scraped(helm: Helm) -> None:
     case = helm.case("production")
     (monitor,) = case.of("PodMonitor")
     names = {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]}
-    for _, template in case.pods():
+    for name, template in case.pods():
         assert labels_match(monitor["spec"]["selector"]["matchLabels"], template["metadata"]["labels"])
-        assert names & ports_of(template).keys()
+        wanted = {"metrics", "envoy-metrics"} if name.endswith("-gateway") else {"metrics"}
+        assert names & ports_of(template).keys() == wanted
 
 
 def test_every_object_carries_the_usual_labels(case: Rendered) -> None:

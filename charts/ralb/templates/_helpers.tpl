@@ -136,6 +136,9 @@ topologySpreadConstraints:
 
 {{/* Mistakes that a schema cannot see; they end the rendering with what to do. */}}
 {{- define "ralb.checks" -}}
+{{- if has (int .Values.gateway.port) (list 9400 9402 9901 9902) }}
+{{- fail (printf "gateway.port %v is a port of the gateway's own; choose another one" .Values.gateway.port) }}
+{{- end }}
 {{- if gt (int .Values.gateway.drainMinSeconds) (int .Values.gateway.drainSeconds) }}
 {{- fail "gateway.drainMinSeconds is above drainSeconds" }}
 {{- end }}

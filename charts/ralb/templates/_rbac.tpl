@@ -1,6 +1,6 @@
 {{/*
 What the operator may do. The same rules are in operator/src/ralb_operator/cluster/permissions.py; tests compare the two.
-Secrets are in neither: they are granted one by one with credentials.secrets.
+Secrets of external providers are not here: they are granted one by one with credentials.secrets.
 */}}
 
 {{/* In every watched namespace. */}}
@@ -39,4 +39,17 @@ Secrets are in neither: they are granted one by one with credentials.secrets.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [get, list, watch, create, update, patch, delete]
+{{- if eq .Values.tls.mode "Bootstrap" }}
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames:
+    - {{ include "ralb.fullname" . }}-operator-tls
+    - {{ include "ralb.fullname" . }}-gateway-tls
+    - {{ include "ralb.fullname" . }}-ca
+  verbs: [get, list, watch, update]
+# Creation cannot be limited to names.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create]
+{{- end }}
 {{- end }}
