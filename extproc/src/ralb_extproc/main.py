@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ralb_extproc.app import Options
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the processor until SIGTERM or SIGINT."""
+def command_line() -> argparse.ArgumentParser:
+    """All flags."""
     parser = argparse.ArgumentParser(prog="ralb-extproc", description="RALB's external processor for Envoy.")
     parser.add_argument("--version", action="version", version=f"ralb {__version__}")
     parser.add_argument(
@@ -35,6 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json-logs", action="store_true", help="log lines as JSON")
     add_arguments(parser)
     companion.add_arguments(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the processor until SIGTERM or SIGINT."""
+    parser = command_line()
     args = parser.parse_args(argv)
     # A container's first process does not end by a signal it has no handler for, and imports take a second.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from ralb_api import __version__
 from ralb_api.logs import configure
 from ralb_operator import bootstrap_command
 from ralb_operator.cluster import tls
@@ -26,6 +27,7 @@ _RUN: Final = "run"
 def parser() -> argparse.ArgumentParser:
     """The command line, with its subcommands."""
     made = argparse.ArgumentParser(prog="ralb-operator", description=__doc__)
+    made.add_argument("--version", action="version", version=f"ralb {__version__}")
     commands = made.add_subparsers(dest="command", metavar="COMMAND")
     run = commands.add_parser(_RUN, help="follow a cluster and serve its gateways (the default)", description=__doc__)
     _run_flags(run)
@@ -151,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     made = parser()
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
         arguments.insert(0, _RUN)
     args = made.parse_args(arguments)
     if args.command == bootstrap_command.NAME:
