@@ -199,8 +199,14 @@ def read(folder: Path) -> tuple[bytes, bytes, bytes]:
         BadMaterial: a file is too large to be material.
     """
     data = folder / "..data"
-    base = data.resolve() if data.is_symlink() else folder
-    return _read(base / CERT_FILE), _read(base / KEY_FILE), _read(base / CA_FILE)
+    while True:
+        base = data.resolve() if data.is_symlink() else folder
+        try:
+            return _read(base / CERT_FILE), _read(base / KEY_FILE), _read(base / CA_FILE)
+        except FileNotFoundError:
+            # The version it began with may have been replaced meanwhile. Another one is another try; the same is an error.
+            if not data.is_symlink() or data.resolve() == base:
+                raise
 
 
 class MaterialCollector(Collector):
