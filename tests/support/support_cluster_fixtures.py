@@ -6,8 +6,9 @@ A machine without the programs skips these tests and says why at the end of the 
 import os
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import pytest_asyncio
@@ -21,7 +22,7 @@ REPOSITORY = Path(__file__).parents[2]
 _SKIPPED = pytest.StashKey[set[str]]()
 
 
-def without(config: pytest.Config, reason: str) -> None:
+def without(config: pytest.Config, reason: str) -> NoReturn:
     """Skips the test loudly, or fails it where nothing may be skipped."""
     if os.environ.get("CI", "").lower() == "true":
         pytest.fail(f"CI=true, and no control plane: {reason}", pytrace=False)
@@ -30,10 +31,29 @@ def without(config: pytest.Config, reason: str) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks every test that uses the control plane."""
+    """Marks every test that uses the control plane, or whose module starts one of its own."""
     for item in items:
-        if "control_plane" in getattr(item, "fixturenames", ()):
+        own = hasattr(getattr(item, "module", None), "running_control_plane")
+        if own or "control_plane" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.cluster)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """Fixtures need not say what to do without programs."""
+    try:
+        return (yield)
+    except locate.Missing as missing:
+        without(item.config, str(missing))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Nor need tests that start a control plane themselves."""
+    try:
+        return (yield)
+    except locate.Missing as missing:
+        without(item.config, str(missing))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -44,10 +64,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(scope="session")
-def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
+def control_plane() -> Iterator[ControlPlane]:
     """The control plane that all tests share."""
-    for name in ("etcd", "kube-apiserver", "kubectl"):
-        require(pytestconfig, name)
     with running_control_plane() as plane:
         yield plane
 
@@ -71,28 +89,22 @@ def crds(control_plane: ControlPlane) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def foreign_crds(control_plane: ControlPlane, pytestconfig: pytest.Config) -> list[str]:
+def foreign_crds(control_plane: ControlPlane) -> list[str]:
     """Definitions of other projects' objects are installed; their names."""
-    try:
-        files = locate.foreign_crds()
-    except locate.Missing as missing:
-        without(pytestconfig, str(missing))
-        raise
-    return install_crds(control_plane, files)
+    return install_crds(control_plane, locate.foreign_crds())
 
 
 @pytest.fixture(scope="session")
-def controller_manager(control_plane: ControlPlane, pytestconfig: pytest.Config) -> ControlPlane:
+def controller_manager(control_plane: ControlPlane) -> ControlPlane:
     """The control plane with its controller manager running: deletes namespaces, makes EndpointSlices and default accounts."""
-    require(pytestconfig, "kube-controller-manager")
     control_plane.controller_manager()
     return control_plane
 
 
 @pytest.fixture(scope="session")
-def helm(control_plane: ControlPlane, pytestconfig: pytest.Config) -> Path:
+def helm(control_plane: ControlPlane) -> Path:
     """The Helm program; ``control_plane.run_helm`` runs it."""
-    return require(pytestconfig, "helm")
+    return control_plane.helm
 
 
 @pytest_asyncio.fixture
@@ -115,7 +127,6 @@ def require(config: pytest.Config, name: str) -> Path:
         return locate.program(name)
     except locate.Missing as missing:
         without(config, str(missing))
-        raise
 
 
 def install_crds(plane: ControlPlane, files: list[Path]) -> list[str]:

@@ -6,6 +6,7 @@ such as 8000, is free on them. The trap: two Pods of one address look like one t
 
 import asyncio
 import itertools
+import json
 import os
 import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -126,6 +127,48 @@ class FakeKubelet:
         spec = PodSpec(name, ip or address(), ready=ready)
         await self._call("PATCH", self._path(namespace, name) + "/status", {"status": _status(spec, containers)}, MERGE)
         return spec.ip
+
+    @asynccontextmanager
+    async def keeping(self, namespace: str) -> AsyncIterator[None]:
+        """While the block runs, whatever Pods there are in a namespace become Ready, and end when they are deleted.
+
+        With ``controller_manager`` this is what a Deployment needs to be rolled out.
+        """
+        task = asyncio.create_task(self._keep(namespace))
+        try:
+            yield
+        finally:
+            task.cancel()
+            outcome = await asyncio.gather(task, return_exceptions=True)
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+
+    async def _keep(self, namespace: str) -> None:
+        path = f"/api/v1/namespaces/{namespace}/pods"
+        while True:
+            listed = await self._call("GET", path)
+            for pod in listed["items"]:
+                await self._care(namespace, pod)
+            version = listed["metadata"]["resourceVersion"]
+            url = f"{self._url}{path}?watch=1&resourceVersion={version}"
+            async with self._session.get(url, timeout=aiohttp.ClientTimeout(total=None)) as answer:
+                async for line in answer.content:
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        break
+                    if event["type"] != "DELETED":
+                        await self._care(namespace, event["object"])
+
+    async def _care(self, namespace: str, pod: Mapping[str, Any]) -> None:
+        name = pod["metadata"]["name"]
+        try:
+            if "deletionTimestamp" in pod["metadata"]:
+                await self.delete(namespace, name)
+            elif "podIP" not in pod.get("status", {}):
+                await self.adopt(namespace, name)
+        except ApiProblem as problem:
+            if problem.status not in (404, 409):  # gone, or seen too late
+                raise
 
     async def _make(self, namespace: str, spec: PodSpec) -> None:
         container: dict[str, Any] = {"name": "server", "image": "test.invalid/server:1"}
