@@ -2,7 +2,7 @@
 
     pytest tests/epp --picker 10.0.0.7:9002 --picker-tls --picker-endpoints 10.1.0.1:8000,10.1.0.2:8000
 
-Tests that look inside (fixture ``own``) are skipped for other pickers.
+Tests without the fixture ``target`` are about our own, and are skipped for other pickers.
 """
 
 from collections.abc import AsyncIterator
@@ -26,11 +26,18 @@ def _option(config: pytest.Config, name: str) -> str:
     return str(config.getoption(name, default="") or "")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not _option(config, "--picker"):
+        return
+    ours = pytest.mark.skip(reason="about our own picker")
+    for item in items:
+        if item.path.parent == Path(__file__).parent and "target" not in getattr(item, "fixturenames", ()):
+            item.add_marker(ours)
+
+
 @pytest.fixture
-async def own(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Own]:
+async def own(tmp_path: Path) -> AsyncIterator[Own]:
     """Our own picker in this process, with all its parts."""
-    if _option(request.config, "--picker"):
-        pytest.skip("looks inside our own picker")
     async with own_picker(tmp_path) as running:
         yield running
 

@@ -3,11 +3,8 @@
 import asyncio
 import json
 import signal
-import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +12,12 @@ import aiohttp
 import pytest
 from aiohttp import web
 from support_envoy import running_envoy
-from support_epp import CHAT, Target, calling
+from support_epp import CHAT
 from support_epp_envoy import gateway_config
 from support_net import free_ports, wait_until
-from support_picker import POOL
+from support_picker import POOL, picker_process
 
 from ralb.v1 import snapshot_pb2 as pb
-from ralb_extproc.epp.health import Serving
 from ralb_operator.serving import serve
 from ralb_operator.snapshots import SnapshotServer
 from ralb_operator.xds.server import AdsServer
@@ -45,45 +41,6 @@ async def sim_pod() -> tuple[str, web.AppRunner]:
     return f"{host}:{port}", runner
 
 
-@dataclass
-class Running:
-    process: asyncio.subprocess.Process
-    log: Path
-    records: Path
-    admin: str
-    picker: str
-    health: str
-
-
-@asynccontextmanager
-async def running_command(operator: str, folder: Path, *arguments: str) -> AsyncIterator[Running]:
-    admin, picker, health = free_ports(3)
-    command = [sys.executable, "-m", "ralb_extproc.main", "--listen", "", "--operator", operator]
-    command += ["--epp-pool", POOL, "--epp-listen", f"127.0.0.1:{picker}", "--epp-health-listen", f"127.0.0.1:{health}"]
-    command += ["--admin-port", str(admin), "--records", str(folder / "records.jsonl"), *arguments]
-    log = folder / "picker.log"
-    with log.open("wb") as out:
-        process = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=out)
-    try:
-        yield Running(
-            process,
-            log,
-            folder / "records.jsonl",
-            f"http://127.0.0.1:{admin}",
-            f"127.0.0.1:{picker}",
-            f"127.0.0.1:{health}",
-        )
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def ready(running: Running) -> bool:
-    async with calling(Target(running.health, False, ())) as caller:
-        return await caller.health("readiness") == Serving.SERVING
-
-
 @pytest.mark.envoy
 async def test_pods_die_and_clients_do_not_notice(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
@@ -99,8 +56,8 @@ async def test_pods_die_and_clients_do_not_notice(tmp_path: Path) -> None:
         )
         pool.endpoints.extend(pb.Endpoint(address=address) for address in sorted(pods))
         snapshots.set(pb.Snapshot(version="1", pools=[pool]))
-        running = await stack.enter_async_context(running_command(serving.address, tmp_path))
-        await wait_until(lambda: ready(running), 30, what="the picker's readiness")
+        running = await stack.enter_async_context(picker_process(serving.address, tmp_path))
+        await running.serving()
         (port,) = free_ports(1)
         config = gateway_config(port, running.picker, sorted(pods))
         envoy = await stack.enter_async_context(running_envoy(config, tmp_path, log_level="warning"))
@@ -158,7 +115,7 @@ async def _seen_healthy(envoy: Any) -> bool:
     ],
 )
 async def test_wrong_flags_say_what_to_do(tmp_path: Path, arguments: list[str], said: str) -> None:
-    async with running_command("127.0.0.1:1", tmp_path, *arguments) as running:
+    async with picker_process("127.0.0.1:1", tmp_path, *arguments) as running:
         assert await asyncio.wait_for(running.process.wait(), 30) in (1, 2)
         text = running.log.read_text()
         assert said in text

@@ -1,5 +1,7 @@
-"""Our own picker with a snapshot server behind it, in this process, so that tests can look at its state."""
+"""Our own picker: in this process with a snapshot server behind it, so that tests can look inside, or as a process."""
 
+import asyncio
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -7,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from support_net import wait_until
+from support_epp import Target, calling
+from support_net import free_ports, wait_until
 
 from ralb.v1 import snapshot_pb2 as pb
 from ralb_extproc.app import Options, Processor
+from ralb_extproc.epp.health import Serving
 from ralb_extproc.epp.options import PickerOptions
 from ralb_extproc.feedback import Settled
 from ralb_extproc.place.columns import INFLIGHT
@@ -123,3 +127,58 @@ async def own_picker(
         finally:
             await processor.stop()
             await serving.stop(0)
+
+
+@dataclass
+class PickerProcess:
+    """A running ``ralb-extproc`` that only picks: its addresses, and the files it writes."""
+
+    process: asyncio.subprocess.Process
+    log: Path
+    records: Path
+    admin: str
+    picker: str
+    health: str
+
+    async def serving(self) -> None:
+        """Wait until it says that it can pick."""
+
+        async def ready() -> bool:
+            async with calling(Target(self.health, False, ())) as caller:
+                return await caller.health("readiness") == Serving.SERVING
+
+        await wait_until(ready, 30, interval=0.1, what="the picker's readiness")
+
+
+@asynccontextmanager
+async def picker_process(
+    operator: str, folder: Path, *arguments: str, pool_id: str = POOL
+) -> AsyncIterator[PickerProcess]:
+    """The command on free ports; its files are in ``folder``. It is killed at the end if it still runs."""
+    admin, picker, health = free_ports(3)
+    command = [sys.executable, "-m", "ralb_extproc.main", "--listen", "", "--operator", operator]
+    command += [
+        "--epp-pool",
+        pool_id,
+        "--epp-listen",
+        f"127.0.0.1:{picker}",
+        "--epp-health-listen",
+        f"127.0.0.1:{health}",
+    ]
+    command += ["--admin-port", str(admin), "--records", str(folder / "records.jsonl"), *arguments]
+    log = folder / "picker.log"
+    with log.open("wb") as out:
+        process = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=out)
+    try:
+        yield PickerProcess(
+            process,
+            log,
+            folder / "records.jsonl",
+            f"http://127.0.0.1:{admin}",
+            f"127.0.0.1:{picker}",
+            f"127.0.0.1:{health}",
+        )
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

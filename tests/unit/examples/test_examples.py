@@ -10,6 +10,8 @@ from ralb_operator.files import load
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 FOLDERS = sorted(path for path in EXAMPLES.iterdir() if path.is_dir())
+# Where a gateway has chosen the pool, nothing is left to route.
+WITHOUT_ROUTES = {"inference-pool"}
 SIMULATED = {"replicas", "profile", "time-scale", "reasoning-share"}
 
 
@@ -20,8 +22,9 @@ def test_loads_and_compiles_without_a_word(folder: Path) -> None:
     result = compile_view(view)
     assert [str(problem) for problem in result.problems] == []
     assert len(result.snapshot.pools) == len(view.pools) > 0
-    assert len(result.snapshot.tiers) == len(view.tiers) > 0
-    assert len(result.snapshot.policies) == len(view.policies) > 0
+    assert len(result.snapshot.tiers) == len(view.tiers)
+    assert len(result.snapshot.policies) == len(view.policies)
+    assert bool(view.tiers) == bool(view.policies) == (folder.name not in WITHOUT_ROUTES)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
@@ -39,6 +42,7 @@ def test_all_features_have_one() -> None:
         "canary-weights",
         "lora-adapters",
         "static-pods",
+        "inference-pool",
     }
 
 
@@ -76,3 +80,12 @@ def test_quickstart() -> None:
 def test_static_pods_are_endpoints() -> None:
     (pool,) = compile_view(load(EXAMPLES / "static-pods")).snapshot.pools
     assert [endpoint.address for endpoint in pool.endpoints] == ["127.0.0.1:8001", "127.0.0.1:8002"]
+
+
+def test_an_inference_pool_is_one_of_the_pool_beside_it() -> None:
+    view = load(EXAMPLES / "inference-pool")
+    ((key, pool),) = view.pools.items()
+    (inference_pool,) = view.inference_pools
+    backend = pool.spec.backend.inference_pool
+    assert backend is not None
+    assert (key.namespace, backend.name) == (inference_pool.namespace, inference_pool.name)
