@@ -8,7 +8,8 @@ import argparse
 import os
 import sys
 
-from cluster_tools.build import CannotBuild, build, say_now
+from cluster_tools.build import build, say_now
+from cluster_tools.golang import CannotBuild
 from cluster_tools.modules import MODULES
 
 

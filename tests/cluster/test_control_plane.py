@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +91,7 @@ async def test_pods_get_addresses_readiness_and_an_end(
         return found
 
     def ready(name: str) -> str:
-        return {one["type"]: one["status"] for one in pod(name)["status"]["conditions"]}["Ready"]
+        return str({one["type"]: one["status"] for one in pod(name)["status"]["conditions"]}["Ready"])
 
     ip = await fake_kubelet.pod(namespace, "a", labels={"app": "a"}, ports={"http": 8000})
     assert pod("a")["status"]["podIP"] == ip
@@ -222,7 +221,9 @@ async def test_the_controller_manager_does_its_part(
 async def test_a_deployment_is_rolled_out_and_its_pods_end(
     controller_manager: ControlPlane, namespace: str, fake_kubelet: FakeKubelet
 ) -> None:
-    run = partial(asyncio.to_thread, controller_manager.kubectl)
+    async def run(*arguments: str) -> None:
+        await asyncio.to_thread(controller_manager.kubectl, *arguments)
+
     pods = f"/api/v1/namespaces/{namespace}/pods"
     async with fake_kubelet.keeping(namespace):
         await run("create", "deployment", "a", "-n", namespace, "--image=test.invalid/a:1", "--replicas=3")

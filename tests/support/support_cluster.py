@@ -292,7 +292,7 @@ class ControlPlane:
     def _etcd_healthy(self) -> bool:
         try:
             with urllib.request.urlopen(self._etcd_url + "/health", timeout=5) as answer:
-                return json.load(answer)["health"] == "true"
+                return bool(json.load(answer)["health"] == "true")
         except OSError:
             return False
 

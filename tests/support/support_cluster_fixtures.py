@@ -58,7 +58,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Says what was skipped for want of a control plane, which ``-q`` would hide."""
-    for reason in sorted(config.stash.get(_SKIPPED, set())):
+    for reason in sorted(config.stash.get(_SKIPPED, set[str]())):
         terminalreporter.write_sep("=", "CLUSTER TESTS SKIPPED", red=True)
         terminalreporter.write_line(reason)
 
