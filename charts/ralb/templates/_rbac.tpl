@@ -16,7 +16,7 @@ Secrets of external providers are not here: they are granted one by one with cre
     - semanticroutes/status
     - tenants/status
     - toolbackends/status
-  verbs: [update, patch]
+  verbs: [patch]
 - apiGroups: [""]
   resources: [pods, services]
   verbs: [list, watch]
@@ -31,7 +31,7 @@ Secrets of external providers are not here: they are granted one by one with cre
   verbs: [list, watch]
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- end }}
 
 {{/* In the operator's own namespace. */}}

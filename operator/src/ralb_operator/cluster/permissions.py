@@ -50,7 +50,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         GROUP,
         tuple(f"{plural}/status" for plural in _OURS),
-        ("update", "patch"),
+        ("patch",),
         Scope.WATCHED,
         why="their conditions (only the leader writes)",
     ),
@@ -80,7 +80,7 @@ RULES: Final[tuple[Rule, ...]] = (
         optional=True,
         why="credentials and CAs of external pools; each by its name, so resourceNames may be used",
     ),
-    Rule("events.k8s.io", ("events",), ("create", "patch"), Scope.WATCHED, optional=True, why="changes of conditions"),
+    Rule("events.k8s.io", ("events",), ("create",), Scope.WATCHED, optional=True, why="changes of conditions"),
     Rule(
         "coordination.k8s.io",
         ("leases",),

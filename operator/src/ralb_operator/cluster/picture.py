@@ -13,6 +13,9 @@ from ralb_operator.view import Gateway, View
 MAX_PROBLEMS: Final = 100
 
 _OURS: Final = {"ModelPool": "pools", "ModelTier": "tiers", "RoutingPolicy": "policies"}
+_LATER: Final = tuple(kind for kind in KINDS if kind not in _OURS)
+# Checked and given a status, but not compiled yet.
+_NOT_ACTED_ON: Final = tuple(kind for kind in KINDS if kind not in _OURS)
 _OTHERS: Final = {
     kinds.POD.name: "pods",
     kinds.SERVICE.name: "services",
@@ -45,8 +48,10 @@ class Picture:
         return View(
             **{field: self._cached(kind, _by_key) for kind, field in _OURS.items()},
             **{field: self._cached(kind, _values) for kind, field in _OTHERS.items()},
+            others={key: value for kind in _NOT_ACTED_ON for key, value in self._cached(kind, _by_key).items()},
             secrets=secrets,
             unreadable_secrets=dict(unreadable),
+            others={key: value for kind in _LATER for key, value in self._cached(kind, _by_key).items()},
             problems=self._problems(),
             gateway=self._gateway,
         )
