@@ -1,15 +1,20 @@
 """Views of the store: complete, and nothing is made twice."""
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+from ralb_api.problems import ObjectKey
 from ralb_operator.cluster import kinds
 from ralb_operator.cluster.kinds import Kind
 from ralb_operator.cluster.picture import MAX_PROBLEMS, Picture
-from ralb_operator.cluster.store import Store
+from ralb_operator.cluster.store import Entry, Store
 from ralb_operator.view import Gateway, View
 
 GATEWAY = Gateway(port=1234)
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 def pod(number: int, **metadata: Any) -> dict[str, Any]:
@@ -65,8 +70,26 @@ def test_everything_the_operator_reads_is_in_a_view() -> None:
     filled = ("pods", "services", "slices", "inference_pools", "grants", "secrets", "unreadable_secrets")
     assert [name for name in filled if not getattr(view, name)] == []
     assert view.gateway is GATEWAY
-    known = {*filled, "pools", "tiers", "policies", "problems", "sources", "gateway", "others"}
-    assert {each.name for each in fields(View)} <= known
+    known = {*filled, "pools", "tiers", "policies", "others", "problems", "sources", "gateway"}
+    assert {each.name for each in fields(View)} == known
+
+
+def test_each_of_our_kinds_has_its_place() -> None:
+    store = Store()
+    for file in sorted(EXAMPLES.rglob("*.yaml")):
+        for data in yaml.safe_load_all(file.read_text()):
+            for kind in kinds.OURS:
+                if isinstance(data, dict) and data.get("kind") == kind.name:
+                    put(store, kind, {**data, "metadata": {"namespace": "ns", **data["metadata"]}})
+    later = ObjectKey("Tenant", "ns", "t")
+    store.put(Entry(later, object()))
+    view = Picture(store, GATEWAY).view({})
+    assert {key.kind for key in view.pools} == {"ModelPool"}
+    assert {key.kind for key in view.tiers} == {"ModelTier"}
+    assert {key.kind for key in view.policies} == {"RoutingPolicy"}
+    assert later in view.others
+    found = len(view.pools) + len(view.tiers) + len(view.policies) + len(view.others)
+    assert found == sum(store.size(kind.name) for kind in kinds.OURS)
 
 
 def test_pods_without_an_address_are_no_problem() -> None:

@@ -13,7 +13,6 @@ from ralb_operator.view import Gateway, View
 MAX_PROBLEMS: Final = 100
 
 _OURS: Final = {"ModelPool": "pools", "ModelTier": "tiers", "RoutingPolicy": "policies"}
-_LATER: Final = tuple(kind for kind in KINDS if kind not in _OURS)
 # Checked and given a status, but not compiled yet.
 _NOT_ACTED_ON: Final = tuple(kind for kind in KINDS if kind not in _OURS)
 _OTHERS: Final = {
@@ -51,7 +50,6 @@ class Picture:
             others={key: value for kind in _NOT_ACTED_ON for key, value in self._cached(kind, _by_key).items()},
             secrets=secrets,
             unreadable_secrets=dict(unreadable),
-            others={key: value for kind in _LATER for key, value in self._cached(kind, _by_key).items()},
             problems=self._problems(),
             gateway=self._gateway,
         )
