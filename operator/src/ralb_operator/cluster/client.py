@@ -16,7 +16,21 @@ from typing import Any, Final, Self
 import aiohttp
 import orjson
 
+from ralb_operator.cluster.answers import (
+    INACTIVE,
+    TIMEOUT,
+    UNREACHABLE,
+    UNREADABLE,
+    ApiError,
+    event_of,
+    kind_of,
+    parsed,
+    payload,
+    refusal,
+)
 from ralb_operator.cluster.credentials import Credentials, CredentialsError, CredentialsSource
+
+__all__ = ["APPLY_PATCH", "INACTIVE", "MERGE_PATCH", "UNREADABLE", "ApiClient", "ApiError"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -26,43 +40,12 @@ APPLY_PATCH: Final = "application/apply-patch+yaml"
 MAX_RESPONSE_BYTES: Final = 128 * 1024 * 1024
 # etcd takes objects up to 1.5 MiB by default; JSON and managedFields may make more of it.
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
-_MAX_ERROR_BYTES: Final = 64 * 1024
-_MAX_MESSAGE: Final = 1000
 _CONCURRENT: Final = 32
 _TRIES: Final = 4
 _MAX_RETRY_AFTER_S: Final = 10.0
 _REFRESH_S: Final = 60.0
 # Answers of a broken login come in crowds; one new try in this time is enough.
 _RELOAD_S: Final = 5.0
-
-UNREACHABLE: Final = "Unreachable"
-TIMEOUT: Final = "Timeout"
-UNREADABLE: Final = "Unreadable"
-INACTIVE: Final = "Inactive"
-
-
-class ApiError(Exception):
-    """A request that did not work out.
-
-    Attributes:
-        status: HTTP status; 0 when no whole answer came.
-        reason: the API server's word (``NotFound``, ``Conflict``, ``Forbidden``, ``Expired`` ...), or with status 0 one of
-            ``Unreachable``, ``Timeout``, ``Unreadable``, ``Inactive``.
-        message: what happened, for people.
-        retry_after: seconds the server asks to wait, if it does.
-    """
-
-    def __init__(self, status: int, reason: str, message: str, retry_after: float | None = None) -> None:
-        super().__init__(f"{status} {reason}: {message}" if status else f"{reason}: {message}")
-        self.status = status
-        self.reason = reason
-        self.message = message
-        self.retry_after = retry_after
-
-    @property
-    def gone(self) -> bool:
-        """The resourceVersion or continue token is too old: list anew."""
-        return self.status == 410 or self.reason in ("Expired", "Gone")
 
 
 class ApiClient:
@@ -159,8 +142,8 @@ class ApiClient:
         for left in range(_TRIES - 1, -1, -1):
             try:
                 async with self._send(method, path, params, data, headers) as response:
-                    payload = await _payload(response, MAX_RESPONSE_BYTES)
-                return _parsed(payload)
+                    data_back = await payload(response, MAX_RESPONSE_BYTES)
+                return parsed(data_back)
             except ApiError as error:
                 if not left or method != "GET" or error.status not in (429, 503) or error.retry_after is None:
                     raise
@@ -208,14 +191,14 @@ class ApiClient:
                         del buffer[: end + 1]
                         scanned = 0
                         if line.strip():
-                            yield _event(line)
+                            yield event_of(line)
                     scanned = len(buffer)
                     if scanned > MAX_LINE_BYTES:
                         raise ApiError(0, UNREADABLE, f"an event of {path} is larger than {MAX_LINE_BYTES} bytes")
             except TimeoutError:
                 raise ApiError(0, INACTIVE, f"nothing came from the watch of {path} in {inactivity:g} s") from None
             except (aiohttp.ClientError, OSError) as error:
-                raise ApiError(0, UNREACHABLE, f"the watch of {path} broke: {_kind(error)}") from None
+                raise ApiError(0, UNREACHABLE, f"the watch of {path} broke: {kind_of(error)}") from None
 
     def _send(
         self,
@@ -293,7 +276,7 @@ class _Call:
             raise ApiError(0, UNREACHABLE, f"the certificate of {credentials.server} is not to be trusted")
         if response.status >= 300:
             try:
-                raise await _refusal(response, self._method, self._path)
+                raise await refusal(response, self._method, self._path)
             finally:
                 response.close()
         self._response = response
@@ -328,7 +311,7 @@ class _Call:
             message = f"{credentials.server} does not answer"
             raise ApiError(0, TIMEOUT, message) from None
         except (aiohttp.ClientError, OSError) as error:
-            message = f"{credentials.server} cannot be reached: {_kind(error)}"
+            message = f"{credentials.server} cannot be reached: {kind_of(error)}"
             raise ApiError(0, UNREACHABLE, message) from None
 
 
@@ -341,74 +324,3 @@ def _socket(address: tuple[Any, ...]) -> socket.socket:
         if hasattr(socket, name):
             made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     return made
-
-
-def _kind(error: Exception) -> str:
-    """An error without anything of the request in it."""
-    cause = getattr(error, "os_error", error)
-    return (isinstance(cause, OSError) and cause.strerror) or type(error).__name__
-
-
-async def _payload(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async for chunk in response.content.iter_any():
-            size += len(chunk)
-            if size > limit:
-                raise ApiError(0, UNREADABLE, f"the answer is larger than {limit} bytes")
-            parts.append(chunk)
-    except (aiohttp.ClientError, OSError) as error:
-        raise ApiError(0, UNREACHABLE, f"the answer broke off: {_kind(error)}") from None
-    return b"".join(parts)
-
-
-def _parsed(payload: bytes) -> Any:
-    if not payload:
-        return None
-    try:
-        return orjson.loads(payload)
-    except orjson.JSONDecodeError:
-        raise ApiError(0, UNREADABLE, "the answer is not JSON; is this a Kubernetes API server?") from None
-
-
-def _event(line: bytes) -> dict[str, Any]:
-    try:
-        event = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        raise ApiError(0, UNREADABLE, "a line of the watch is not JSON") from None
-    if not isinstance(event, dict) or not isinstance(event.get("object"), dict):
-        raise ApiError(0, UNREADABLE, "a line of the watch is not an event")
-    if event.get("type") == "ERROR":
-        status = event["object"]
-        code = status.get("code")
-        raise ApiError(
-            code if isinstance(code, int) else 0, *_words(status, "Unknown", "the watch ended with an error")
-        )
-    return event
-
-
-async def _refusal(response: aiohttp.ClientResponse, method: str, path: str) -> ApiError:
-    status: Any = None
-    try:
-        # Enough for any Status; what is longer is a proxy's page.
-        async with asyncio.timeout(5):
-            status = _parsed(await _payload(response, _MAX_ERROR_BYTES))
-    except (TimeoutError, ApiError):
-        pass
-    default = response.reason or "Unknown"
-    reason, message = _words(status if isinstance(status, dict) else {}, default, f"{method} {path} was refused")
-    return ApiError(response.status, reason, message, _retry_after(response))
-
-
-def _words(status: Mapping[str, Any], reason: str, message: str) -> tuple[str, str]:
-    def text(name: str, default: str) -> str:
-        value = status.get(name)
-        return value[:_MAX_MESSAGE] if isinstance(value, str) and value else default
-
-    return text("reason", reason), text("message", message)
-
-
-def _retry_after(response: aiohttp.ClientResponse) -> float | None:
-    text = response.headers.get("Retry-After", "")
-    return float(text) if text.isascii() and text.isdecimal() and len(text) < 6 else None
