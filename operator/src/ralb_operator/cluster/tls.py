@@ -6,6 +6,7 @@ all may make what is missing at the start, later only the leader does.
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable, Mapping
@@ -30,6 +31,7 @@ _LOG = logging.getLogger(__name__)
 ANY_CLIENT: Final = "any"
 _CHECK_S: Final = 600.0
 _FIRST_RETRY_S: Final = 1.0
+_REPAIR_S: Final = 5.0
 
 
 class Mode(StrEnum):
@@ -133,6 +135,7 @@ class OperatorTls:
         self._interval = interval
         self._names = names_of(options.release, namespace, options.cluster_domain)
         self._secret = secret_name(options.release, Part.OPERATOR)
+        self._damaged = asyncio.Event()
         if options.mode is Mode.OFF:
             return
         source = str(options.folder) if options.folder else f"Secret {namespace}/{self._secret}"
@@ -162,6 +165,7 @@ class OperatorTls:
         told = ""
         first = True
         while True:
+            self._damaged.clear()
             try:
                 if first or leads():
                     await certificates.ensure()
@@ -172,17 +176,23 @@ class OperatorTls:
                     told = str(error)
                     _LOG.error("certificates: %s", told)
                 wait = min(wait * 2, 60.0) if wait < _CHECK_S else _FIRST_RETRY_S
-            await asyncio.sleep(wait * random.uniform(0.8, 1.2))
+            # Not sooner, even if damage is seen all the time.
+            soonest = min(wait, _REPAIR_S)
+            await asyncio.sleep(soonest)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._damaged.wait(), wait * random.uniform(1.0, 1.2) - soonest)
 
     def _follow(self, client: ApiClient, keeper: Keeper, times: Times | None) -> ListWatch[Secret]:
         missing = f"there is no Secret {self._secret} in namespace {self._namespace}"
 
         def use(items: list[Item[Secret]], _: str = "") -> None:
-            if not items:
+            if items:
+                data = items[0].value.data
+                keeper.offer(*(data.get(name, b"") for name in (CERT_FILE, KEY_FILE, CA_FILE)))
+            else:
                 keeper.fail(missing)
-                return
-            data = items[0].value.data
-            keeper.offer(*(data.get(name, b"") for name in (CERT_FILE, KEY_FILE, CA_FILE)))
+            if keeper.problem:
+                self._damaged.set()
 
         follow = ListWatch(
             client,
