@@ -4,8 +4,10 @@ import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 
+import aiohttp
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 from support_cluster import ControlPlane, running_control_plane
 from support_cluster_fixtures import REPOSITORY
 from support_net import wait_until
@@ -225,6 +227,49 @@ async def test_pods_come_and_go_without_status_writes_elsewhere(objects: Objects
         await wait_until(counted)
         assert replica.operator.control.snapshots.version != version
         assert {*objects.status_writes(mark)} == {"n", *(f"n{i}" for i in range(3))}
+
+
+async def test_the_operator_shows_how_it_is_doing(objects: Objects, tmp_path: Path) -> None:
+    async with (
+        running_replica(objects.plane, objects.namespace, tmp_path, "a") as replica,
+        connected_gateway(replica, "a-gateway", bad=BAD.encode()),
+        aiohttp.ClientSession() as session,
+    ):
+        await make_all(objects)
+        await objects.apply("ModelPool", "odd", served(BAD))
+        await all_programmed(objects)
+        await objects.until("ModelPool", "odd", "Programmed", "False")
+
+        async def get(path: str) -> tuple[int, str]:
+            async with session.get(f"http://127.0.0.1:{replica.attached.admin.port}{path}") as answer:
+                return answer.status, await answer.text()
+
+        assert await get("/healthz") == (200, "ok\n")
+        assert await get("/readyz") == (200, "ready\n")
+        await wait_until(lambda: len(replica.attached.reporter.writer) == 0)
+        _, page = await get("/metrics")
+        series = {
+            (sample.name, *sorted(sample.labels.values())): sample.value
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+        }
+        own = "ralb_operator_"
+        assert series[own + "leader",] == series[own + "envoys",] == series[own + "processors",] == 1
+        assert series[own + "objects", "ModelPool", "accepted"] == 1
+        assert series[own + "objects", "ModelPool", "invalid"] == 1
+        assert series[own + "store_objects", "ModelTier"] == 1
+        assert series[own + "status_writes_total", "written"] >= 4
+        assert series[own + "events_total", "posted"] >= 1
+        assert series[own + "envoy_refusals_total",] >= 1
+        assert series[own + "publishes_total", "published"] >= 1
+        assert series[own + "compile_seconds_count",] >= 2
+        assert series[own + "change_to_ack_seconds_count",] >= 1
+        assert series[own + "watch_synced", "modelpools.ralb.dev"] == 1
+        assert series[own + "watch_lists_total", "pods"] == 1
+        assert series[own + "watch_silence_seconds", "pods"] >= 0
+        assert series[own + "snapshot_info", replica.operator.control.snapshots.version[:12]] == 1
+        for name in ("a-gateway", objects.namespace, "odd", BAD):
+            assert name not in page, "labels are of bounded number"
 
 
 async def test_objects_that_can_not_be_read_are_told_so(tmp_path: Path) -> None:
