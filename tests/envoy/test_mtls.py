@@ -298,6 +298,9 @@ async def test_bad_material_changes_nothing_anywhere(tmp_path: Path, caplog: pyt
         await directory.look()
         assert "not the key" in keeper.problem
         await wait_until(lambda: _at_least(envoy, "sds.certificate.key_rotation_failed", 1))
+        # The name that docs/trust.md gives.
+        series = [line for line in (await envoy.get("/stats/prometheus")).splitlines() if "key_rotation_failed" in line]
+        assert any(line.startswith("envoy_sds_key_rotation_failed{") for line in series), series
         await wait_until(lambda: caplog.text.count("is not the key") >= 2)
         await operator.restart()
         await wait_until(lambda: operator.envoys() == ["envoy"])
