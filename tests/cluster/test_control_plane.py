@@ -108,6 +108,8 @@ async def test_pods_get_addresses_readiness_and_an_end(
     await fake_kubelet.delete(namespace, "a", grace=30)
     assert pod("a")["metadata"]["deletionTimestamp"]
     await fake_kubelet.delete(namespace, "a")
+    with pytest.raises(ApiProblem, match="not found"):
+        await fake_kubelet.delete(namespace, "a")
     assert not control_plane.api.exists(path + "/a")
     await fake_kubelet.delete_all(namespace, "app=many")
     assert control_plane.api.request("GET", path)["items"] == []

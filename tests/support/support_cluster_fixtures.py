@@ -19,14 +19,14 @@ from support_kubelet import FakeKubelet, running_kubelet
 from support_simulators import Simulators, running_simulators
 
 REPOSITORY = Path(__file__).parents[2]
-_SKIPPED = pytest.StashKey[set[str]]()
+_SKIPPED = pytest.StashKey[list[str]]()
 
 
 def without(config: pytest.Config, reason: str) -> NoReturn:
     """Skips the test loudly, or fails it where nothing may be skipped."""
     if os.environ.get("CI", "").lower() == "true":
         pytest.fail(f"CI=true, and no control plane: {reason}", pytrace=False)
-    config.stash.setdefault(_SKIPPED, set()).add(reason)
+    config.stash.setdefault(_SKIPPED, []).append(reason)
     pytest.skip(f"no control plane: {reason}")
 
 
@@ -58,7 +58,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Says what was skipped for want of a control plane, which ``-q`` would hide."""
-    for reason in sorted(config.stash.get(_SKIPPED, set[str]())):
+    for reason in sorted(set(config.stash.get(_SKIPPED, []))):
         terminalreporter.write_sep("=", "CLUSTER TESTS SKIPPED", red=True)
         terminalreporter.write_line(reason)
 

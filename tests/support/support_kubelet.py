@@ -191,9 +191,13 @@ class FakeKubelet:
         return f"/api/v1/namespaces/{namespace}/pods/{name}"
 
     async def _all(self, calls: Sequence[Any]) -> None:
-        async with asyncio.TaskGroup() as group:
-            for call in calls:
-                group.create_task(call)
+        """All of them; the first that fails ends the others, and its reason is raised as it is."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for call in calls:
+                    group.create_task(call)
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
 
     async def _call(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Any:
         headers = {"content-type": content_type}

@@ -127,12 +127,8 @@ _SPAWNER = _Spawner()
 def alive(pid: int) -> bool:
     """Whether a process of this id runs (a zombie does not)."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        pass
-    if sys.platform == "linux":
-        return False
-    try:
+        if Path("/proc/self").exists():
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
         os.kill(pid, 0)
     except OSError:
         return False
