@@ -60,12 +60,15 @@ images: ## build the images ralb-operator and ralb-processor (needs docker; IMAG
 e2e: setup ## the whole on a kind cluster, removed afterwards (needs docker, kind, kubectl, helm; E2E_ARGS=--dry-run)
 	$(BIN)/python e2e/run.py $(E2E_ARGS)
 
-bench: bench-extproc ## all benchmarks
+bench: bench-extproc bench-control-plane ## all benchmarks
 
 bench-extproc: setup ## added latency and CPU of the processor behind Envoy against Envoy alone
 	$(BIN)/python bench/extproc.py $(BENCH_ARGS)
 
+bench-control-plane: setup control-plane ## from a change in the cluster to Envoy's ACK; the operator's start, memory and CPU
+	$(BIN)/python bench/control_plane.py $(BENCH_ARGS)
+
 clean: ## remove what setup and tests made
 	rm -rf $(VENV) .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench/results
 
-.PHONY: help setup generate lint format control-plane test demo bench bench-extproc chart images e2e clean
+.PHONY: help setup generate lint format control-plane test demo bench bench-extproc bench-control-plane chart images e2e clean
