@@ -79,3 +79,53 @@ def test_object_that_moved_to_another_file_is_taken_from_there(folder: Path) -> 
     view, kept = keep_last_good(old, load(folder))
     assert [key.name for key in kept] == ["a"]
     assert {key.name: value.spec.model.name for key, value in view.pools.items()} == {"a": "some-model", "b": "other"}
+
+
+REFERENCED = """
+apiVersion: v1
+kind: Secret
+metadata: {name: key}
+stringData: {apiKey: sk-1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: s}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: s-1, labels: {kubernetes.io/service-name: s}}
+addressType: IPv4
+ports: [{port: 8000}]
+endpoints: [{addresses: [10.0.0.1]}]
+---
+apiVersion: inference.networking.k8s.io/v1
+kind: InferencePool
+metadata: {name: i}
+spec: {selector: {matchLabels: {a: b}}, targetPorts: [{number: 8000}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ReferenceGrant
+metadata: {name: g}
+spec: {from: [{group: ralb.dev, kind: ModelPool, namespace: n}], to: [{group: "", kind: Secret}]}
+"""
+
+
+def test_what_pools_refer_to_is_kept_too(folder: Path) -> None:
+    file = folder / "r.yaml"
+    file.write_text(REFERENCED)
+    old = load(folder)
+    assert not old.problems
+    assert old.secrets and old.services and old.slices and old.inference_pools and old.grants  # noqa: PT018
+    file.write_text("kind: [")
+    view, kept = keep_last_good(old, load(folder))
+    for part in ("secrets", "services", "slices", "inference_pools", "grants"):
+        assert getattr(view, part) == getattr(old, part), part
+    assert {key.kind for key in kept} == {"Secret", "Service", "EndpointSlice", "InferencePool", "ReferenceGrant"}
+    file.write_text(REFERENCED.replace("stringData: {apiKey: sk-1}", "data: {apiKey: '?'}"))
+    view, kept = keep_last_good(old, load(folder))
+    assert view.secrets == old.secrets
+    assert [key.kind for key in kept] == ["Secret"]
+    file.unlink()
+    view, kept = keep_last_good(old, load(folder))
+    assert (view.secrets, view.services, view.grants, kept) == ({}, (), (), ())

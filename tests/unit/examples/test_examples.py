@@ -41,6 +41,8 @@ def test_all_features_have_one() -> None:
         "reject",
         "canary-weights",
         "lora-adapters",
+        "external-provider",
+        "service-backend",
         "static-pods",
         "inference-pool",
     }
@@ -89,3 +91,14 @@ def test_an_inference_pool_is_one_of_the_pool_beside_it() -> None:
     backend = pool.spec.backend.inference_pool
     assert backend is not None
     assert (key.namespace, backend.name) == (inference_pool.namespace, inference_pool.name)
+
+
+def test_external_providers_have_placeholders_for_keys() -> None:
+    view = load(EXAMPLES / "external-provider")
+    assert {value for secret in view.secrets.values() for value in secret.data.values()} == {b"replace-me"}
+    result = compile_view(view)
+    apis = {pool.id: list(pool.apis) for pool in result.snapshot.pools}
+    assert apis["default/anthropic"] == ["messages"]
+    assert "messages" not in apis["default/openai"]
+    assert apis["default/own"] == []
+    assert not [pool.id for pool in result.snapshot.pools if pool.blocked]

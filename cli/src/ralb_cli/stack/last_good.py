@@ -4,14 +4,15 @@ A half-saved or mistyped file must not take running traffic away. An object leav
 have it; pure, so that it can be tested without a stack.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
 from ralb_api.problems import ObjectKey, Severity
-from ralb_operator.view import View
+from ralb_operator.view import EndpointSlice, Grant, InferencePool, Secret, Service, View
 
 T = TypeVar("T")
+L = TypeVar("L", Service, EndpointSlice, InferencePool, Grant, Secret)
 
 
 def keep_last_good(old: View, new: View) -> tuple[View, tuple[ObjectKey, ...]]:
@@ -43,9 +44,36 @@ def keep_last_good(old: View, new: View) -> tuple[View, tuple[ObjectKey, ...]]:
     if broken_files or any(key.kind == "Pod" for key in broken_objects):
         names = {(pod.namespace, pod.name) for pod in new.pods}
         pods = (*pods, *(pod for pod in old.pods if (pod.namespace, pod.name) not in names))
+
+    def complete_listed(kind: str, before: Iterable[L], now: Iterable[L]) -> tuple[L, ...]:
+        return tuple(complete(_by_key(kind, before), _by_key(kind, now)).values())
+
+    secrets = complete_listed("Secret", old.secrets.values(), new.secrets.values())
+    others = complete(old.others, new.others)
+    services = complete_listed("Service", old.services, new.services)
+    slices = complete_listed("EndpointSlice", old.slices, new.slices)
+    inference_pools = complete_listed("InferencePool", old.inference_pools, new.inference_pools)
+    grants = complete_listed("ReferenceGrant", old.grants, new.grants)
     sources = {**{key: old.sources[key] for key in kept if key in old.sources}, **new.sources}
-    view = replace(new, pools=pools, tiers=tiers, policies=policies, pods=pods, sources=sources)
+    view = replace(
+        new,
+        pools=pools,
+        tiers=tiers,
+        policies=policies,
+        others=others,
+        pods=pods,
+        services=services,
+        slices=slices,
+        inference_pools=inference_pools,
+        grants=grants,
+        secrets={(secret.namespace, secret.name): secret for secret in secrets},
+        sources=sources,
+    )
     return view, tuple(sorted(kept))
+
+
+def _by_key(kind: str, values: Iterable[L]) -> dict[ObjectKey, L]:
+    return {ObjectKey(kind, value.namespace, value.name): value for value in values}
 
 
 def _path(source: str) -> str:
