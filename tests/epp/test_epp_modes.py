@@ -19,6 +19,7 @@ from support_epp import (
     request_headers,
     response_body,
     response_headers,
+    trailers,
 )
 from support_picker import ENDPOINTS, Own, own_picker, pool
 
@@ -109,20 +110,25 @@ async def test_only_what_may_wait_is_turned_away_from_a_full_pool(
 # ---- other body modes ----
 
 
-async def test_buffered_bodies(own: Own, own_caller: Caller) -> None:
+@pytest.mark.parametrize("last", [True, False])  # False where trailers follow
+async def test_buffered_bodies(own: Own, own_caller: Caller, last: bool) -> None:
     async with own_caller.exchange() as exchange:
         await exchange.send(request_headers(modes=(BUFFERED, NONE)))
         assert (await exchange.reply()).WhichOneof("response") == "request_headers"
-        await exchange.send(request_body(BODY, last=True))
+        await exchange.send(request_body(BODY, last=last))
         message = await exchange.reply()
         pick = picked(message, message.request_body.response)
         assert not message.request_body.response.HasField("body_mutation")
         assert pick.endpoints[0] in ENDPOINTS
+        if not last:
+            await exchange.send(trailers("request_trailers"))
+            assert (await exchange.reply()).WhichOneof("response") == "request_trailers"
         await exchange.send(response_headers(200, served=pick.endpoints[0]))
         await exchange.reply()
         await exchange.finish()
     await own.idle()
     assert not own.settled[0].outcome.aborted, "the answer's body is not shown in this mode"
+    assert own.records[0]["request"]["model"] == "base", "understood"
 
 
 async def test_a_buffered_part_of_a_body_is_placed_without_being_understood(own: Own, own_caller: Caller) -> None:

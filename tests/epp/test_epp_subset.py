@@ -3,7 +3,9 @@
 import itertools
 
 import pytest
-from support_epp import CHAT, Caller, Target
+from support_epp import CHAT, Caller, Target, request_headers
+
+from ralb_extproc.epp.subset import subset_of
 
 NOBODY: list[object] = [[], "", ["192.0.2.1:9"], "192.0.2.1:9", [" "], 7, True, {"a": "b"}, None, [7, None, ["x"]]]
 
@@ -66,3 +68,34 @@ async def test_whatever_is_said_ours_takes_a_hint_for_a_hint(own_caller: Caller,
 async def test_ours_takes_an_address_without_port_for_all_its_ports(own_caller: Caller) -> None:
     pick = await own_caller.ask(CHAT, subset=["127.0.0.11"])
     assert sorted(pick.endpoints) == ["127.0.0.11:8000", "127.0.0.11:8001"]
+
+
+@pytest.mark.parametrize(
+    ("said", "address", "allowed"),
+    [
+        ("[fd00::7]:8000", "[fd00::7]:8000", True),
+        ("[FD00:0::7]:8000", "[fd00::7]:8000", True),
+        ("[fd00::7]:8000", "[fd00::7]:8001", False),
+        ("fd00::7", "[fd00::7]:8000", True),
+        ("[fd00::7]", "[fd00::7]:8001", True),
+        ("fd00::8", "[fd00::7]:8000", False),
+        ("10.0.0.1", "10.0.0.11:80", False),
+        ("10.0.0.1:80", "10.0.0.1:8", False),
+        (" 10.0.0.1:80 ,", "10.0.0.1:80", True),
+        (",,", "10.0.0.1:80", False),
+        (":80", "10.0.0.1:80", False),
+        ("[::g]:80", "10.0.0.1:80", False),
+    ],
+)
+def test_addresses_are_compared_as_addresses(said: str, address: str, allowed: bool) -> None:
+    subset = subset_of(request_headers(subset=said).metadata_context)
+    assert subset is not None
+    assert (address in subset) is allowed
+
+
+def test_without_a_hint_there_is_none() -> None:
+    assert subset_of(request_headers().metadata_context) is None
+    message = request_headers(subset=["10.0.0.1:80"])
+    fields = message.metadata_context.filter_metadata["envoy.lb.subset_hint"].fields
+    del fields["x-gateway-destination-endpoint-subset"]
+    assert subset_of(message.metadata_context) is None

@@ -317,20 +317,26 @@ async def plain(address: str, *, tls: bool) -> AsyncIterator[str]:
     context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
     host, _, port = address.rpartition(":")
-    tasks: set[asyncio.Task[None]] = set()
+    open_now: dict[asyncio.StreamWriter, None] = {}
+    tasks: set[asyncio.Task[Any]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         tasks.add(task)
+        writers = [writer]
+        open_now[writer] = None
         try:
             there_reader, there_writer = await asyncio.open_connection(host, int(port), ssl=context)
-        except OSError:
-            writer.close()
-            return
-        try:
+            writers.append(there_writer)
+            open_now[there_writer] = None
             await asyncio.gather(_copy(reader, there_writer), _copy(there_reader, writer))
+        except OSError:
+            pass  # the picker is not there: the gateway's connection is closed
         finally:
+            for one in writers:
+                one.transport.abort()
+                open_now.pop(one, None)
             tasks.discard(task)
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -338,9 +344,11 @@ async def plain(address: str, *, tls: bool) -> AsyncIterator[str]:
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
-        for task in tuple(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in tuple(open_now):
+            writer.transport.abort()
+        # Copying ends when connections do.
+        await asyncio.gather(*tuple(tasks), return_exceptions=True)
+        await server.wait_closed()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -351,4 +359,4 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     except OSError:
         pass
     finally:
-        writer.close()
+        writer.transport.abort()

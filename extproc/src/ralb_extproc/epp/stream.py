@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _NONE: Final = ProcessingMode.NONE
 _STREAMED: Final = ProcessingMode.STREAMED
-_WHOLE: Final = (ProcessingMode.BUFFERED, ProcessingMode.BUFFERED_PARTIAL)
+_PARTIAL: Final = ProcessingMode.BUFFERED_PARTIAL
+_WHOLE: Final = (ProcessingMode.BUFFERED, _PARTIAL)
 _DUPLEX: Final = ProcessingMode.FULL_DUPLEX_STREAMED
 _INTERNAL: Final = ClientError(
     500, Code.INTERNAL_ERROR, "The gateway failed to handle this request; it has been logged."
@@ -54,15 +55,14 @@ class PickerStream:
         "_answer",
         "_answered",
         "_began",
+        "_body",
         "_call",
-        "_chunks",
         "_complete",
         "_headers",
         "_path",
         "_picker",
         "_request_mode",
         "_response_mode",
-        "_size",
         "_subset",
     )
 
@@ -74,8 +74,7 @@ class PickerStream:
         self._path = ""
         self._subset: Subset | None = None
         self._request_mode = self._response_mode = _DUPLEX
-        self._chunks: list[bytes] = []
-        self._size = 0
+        self._body = bytearray()  # so far; not a list of parts, which may be many and tiny
         self._complete = False  # nothing more of the request counts
         self._answered = False  # nothing more of the answer counts
         self._answer: Answer | None = None  # from when the request is placed until its load is released
@@ -121,8 +120,8 @@ class PickerStream:
             self._picker.settle(answer.outcome(aborted=aborted))
 
     def _drop_body(self) -> None:
-        self._picker.room.give(self._size)
-        self._chunks, self._size = [], 0
+        self._picker.room.give(len(self._body))
+        self._body = bytearray()
 
     def _broken(self, what: str) -> None:
         self._leave(aborted=True)
@@ -163,29 +162,28 @@ class PickerStream:
         if not self._keep(body.body):
             return
         if body.end_of_stream or self._request_mode in _WHOLE:
-            # Only a part of a body may come where the gateway keeps so much and no more: that is not to be understood.
-            self._pick(b"".join(self._chunks) if body.end_of_stream else None, end_of_stream=True)
+            # Of a body that is larger than the gateway keeps only a part comes: that is not to be understood.
+            part = self._request_mode == _PARTIAL and not body.end_of_stream
+            self._pick(None if part else bytes(self._body), end_of_stream=True)
 
     def _keep(self, chunk: bytes) -> bool:
         """Take a part of the body; False after refusing the request for it."""
         picker = self._picker
-        if self._size + len(chunk) > picker.max_body_bytes:
+        if len(self._body) + len(chunk) > picker.max_body_bytes:
             text = f"The body is larger than the {picker.max_body_bytes} bytes allowed."
             self._refuse(ClientError(413, Code.REQUEST_TOO_LARGE, text))
             return False
         if not picker.room.take(len(chunk)):
             self._refuse(overloaded("Too many large requests are on their way at once; try again."))
             return False
-        self._size += len(chunk)
-        if chunk:
-            self._chunks.append(chunk)
+        self._body += chunk
         return True
 
     def _request_trailers(self, message: Any) -> None:
         if self._headers is None:
             self._broken("request trailers before the headers")
             return
-        if not self._complete and not self._pick(b"".join(self._chunks)):
+        if self._request_mode == _DUPLEX and not self._complete and not self._pick(bytes(self._body)):
             return
         self._send(pass_on("request_trailers"))
 
@@ -203,22 +201,22 @@ class PickerStream:
             self._refuse(decision.error, decision)
             return False
         assert decision.placement is not None
-        size = self._size
+        size = len(self._body)
         self._complete = True
         self._answer = Answer(decision, self._began, size)
         self._picker.decided(decision)
-        chunks = self._chunks
         self._drop_body()
+        self._headers = {}
         picks = ",".join(attempt.endpoint for attempt in decision.placement.attempts)
         remove = [name for name in headers if name.startswith(names.OWN_PREFIX)]
         if end_of_stream and self._request_mode in _WHOLE:
             self._send(replies.body_reply(picks, remove))
             return True
-        duplex = self._request_mode == _DUPLEX and (end_of_stream or bool(chunks))
+        duplex = self._request_mode == _DUPLEX and body is not None and (end_of_stream or bool(body))
         # With trailers to come a length would be wrong in HTTP/1.1.
         self._send(replies.headers_reply(picks, remove, size if duplex and end_of_stream else None))
-        if duplex:
-            for piece in replies.pieces(b"".join(chunks), answer=False, last=end_of_stream):
+        if duplex and body is not None:
+            for piece in replies.pieces(body, answer=False, last=end_of_stream):
                 self._send(piece)
         return True
 
