@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support_chart import CI, CRDS, RALB, Helm, Object, Rendered, golden, values_file
+from support_chart import CI, CRDS, RALB, REPOSITORY, Helm, Object, Rendered, golden, values_file
 from support_cluster import ControlPlane, running_control_plane
 from support_cluster_fixtures import install_crds, require
 from support_net import wait_until
@@ -70,12 +70,31 @@ def changed_crds(folder: Path) -> Path:
     return chart
 
 
+def explained(plane: ControlPlane) -> str:
+    return plane.kubectl("explain", "modelpool.spec").stdout
+
+
 def set_later(plane: ControlPlane) -> str:
     """What the API server keeps of a field that only the next version knows, and what it says about it."""
     patch = '{"spec": {"comesLater": "yes"}}'
     said = plane.kubectl("patch", "modelpool", "kept", "--type=merge", "-p", patch).stderr
     kept = plane.api.request("GET", "/apis/ralb.dev/v1alpha1/namespaces/default/modelpools/kept")["spec"]
     return kept.get("comesLater", "") or said
+
+
+async def test_definitions_that_were_applied_by_hand_can_be_taken_over(own_plane: ControlPlane, tmp_path: Path) -> None:
+    plane = own_plane
+    install_crds(plane, sorted((REPOSITORY / "crds").glob("*.yaml")))
+    install = ("install", "ralb-crds", CRDS, "--namespace", "default")
+    refused = plane.run_helm(*install, check=False)
+    assert refused.returncode != 0
+    assert "invalid ownership metadata" in refused.stderr
+    plane.run_helm(*install, "--take-ownership")
+    upgrade = ("upgrade", "ralb-crds", changed_crds(tmp_path), "--namespace", "default")
+    assert 'conflict with "kubectl"' in plane.run_helm(*upgrade, check=False).stderr
+    plane.run_helm(*upgrade, "--force-conflicts")
+    await wait_until(lambda: "described in other words" in explained(plane), 30, what="the new description")
+    plane.run_helm("uninstall", "ralb-crds", "--namespace", "default")
 
 
 async def test_definitions_live_longer_than_their_release(own_plane: ControlPlane, tmp_path: Path) -> None:
@@ -90,7 +109,7 @@ async def test_definitions_live_longer_than_their_release(own_plane: ControlPlan
 
     plane.run_helm("upgrade", "ralb-crds", changed_crds(tmp_path), "--namespace", "default")
     await wait_until(lambda: set_later(plane) == "yes", 30, what="the new schema")
-    assert "described in other words" in plane.kubectl("explain", "modelpool.spec").stdout
+    await wait_until(lambda: "described in other words" in explained(plane), 30, what="the new description")
 
     plane.run_helm("rollback", "ralb-crds", "1", "--namespace", "default")
     await wait_until(lambda: "unknown field" in set_later(plane), 30, what="the old schema again")
