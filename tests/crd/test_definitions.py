@@ -180,3 +180,23 @@ def test_an_object_of_a_newer_definition_can_be_read_by_an_older_one(upgrade: Up
     upgrade.install(EARLIER)
     spec = upgrade.api.request("GET", f"{upgrade.objects}/new")["spec"]
     assert spec == {"model": {"name": "m"}, "backend": backend}
+
+
+def test_a_definition_newer_than_the_operator_does_not_take_its_objects_away(upgrade: Upgrade) -> None:
+    """A new field with a default is in every object at once, also in those that were stored before."""
+    upgrade.install()
+    pool = upgrade.sample("pool", model={"name": "m"}, backend={"service": {"host": "h", "port": 1}})
+    upgrade.api.request("POST", upgrade.objects, pool)
+    (version,) = upgrade.definition["spec"]["versions"]
+    balancing = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["balancing"]["properties"]
+    balancing["strategy"] = {"type": "string", "default": "ReasoningAware", "maxLength": 63}
+    upgrade.api.apply(f"{CRD_PATH}/{upgrade.definition['metadata']['name']}", upgrade.definition)
+
+    def stored() -> dict[str, Any]:
+        kept: dict[str, Any] = upgrade.api.request("GET", f"{upgrade.objects}/pool")
+        return {**kept, "apiVersion": "ralb.dev/v1alpha1"}
+
+    reached(lambda: "strategy" in stored()["spec"]["balancing"], "the new default")
+    parsed = to_object(stored(), stored=True)
+    assert parsed.value is not None, parsed.problems
+    assert [problem.field for problem in parsed.problems] == ["spec.balancing.strategy"]

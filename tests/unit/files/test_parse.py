@@ -101,6 +101,41 @@ def test_half_a_condition_does_not_become_none() -> None:
     ]
 
 
+def test_fields_of_a_newer_definition_are_left_out_of_stored_objects() -> None:
+    balancing = {"slowStart": "1m", "strategy": "ReasoningAware"}
+    data = pool(spec={**SPEC, "balancing": balancing, "locality": {"region": "eu"}})
+    parsed = to_object(data, stored=True)
+    assert isinstance(parsed.value, ModelPool)
+    assert parsed.value.spec.balancing.slow_start == "1m"
+    assert [(problem.field, problem.severity) for problem in parsed.problems] == [
+        ("spec.balancing.strategy", Severity.WARNING),
+        ("spec.locality", Severity.WARNING),
+    ]
+    assert "upgrade the operator" in parsed.problems[0].hint
+    in_a_file = to_object(data)
+    assert in_a_file.value is None
+    assert {problem.severity for problem in in_a_file.problems} == {Severity.ERROR}
+
+
+@pytest.mark.parametrize("when", [{"semanticRoutes": ["refunds"]}, {"tools": {"offered": True, "count": 3}}])
+def test_a_condition_that_is_not_understood_is_not_left_out(when: dict[str, Any]) -> None:
+    parsed = to_object(policy([{"name": "r", "when": when, "use": {"tier": "t"}}]), stored=True)
+    assert parsed.value is None
+    assert only(parsed.problems).message == "unknown field"
+
+
+def test_whole_numbers_may_be_written_with_a_point() -> None:
+    service = {"host": "1.0", "port": 80.0}
+    parsed = to_object(pool(spec={**SPEC, "backend": {"service": service}}))
+    assert isinstance(parsed.value, ModelPool)
+    assert parsed.value.spec.backend.service is not None
+    assert parsed.value.spec.backend.service.port == 80
+    parsed = to_object(pool(spec={**SPEC, "backend": {"service": {**service, "port": 80.5}}}))
+    assert only(parsed.problems).message == "must be a whole number, not 80.5"
+    parsed = to_object(pool(spec={**SPEC, "model": {"name": 1.0}}))
+    assert only(parsed.problems).message == "must be text, not 1.0"
+
+
 def test_flaws_found_before_are_errors_too() -> None:
     parsed = to_object(pool(), flaws=[Finding("spec.cost", "is there twice", "keep one of them")])
     assert parsed.value is None

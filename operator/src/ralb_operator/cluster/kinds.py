@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from sys import intern
 from typing import Any, Final
 
@@ -128,7 +129,10 @@ def _pod(data: Mapping[str, Any]) -> Parsed[Pod]:
     return Parsed(replace(pod, namespace=intern(pod.namespace), labels=labels), parsed.problems)
 
 
-OURS: Final = tuple(Kind(name, GROUP, model.plural, (VERSION,), to_object, ours=True) for name, model in MODELS.items())
+OURS: Final = tuple(
+    Kind(name, GROUP, model.plural, (VERSION,), partial(to_object, stored=True), ours=True)
+    for name, model in MODELS.items()
+)
 # Pods that are through are of no use, and in clusters with batch jobs they are most of all pods.
 POD: Final = Kind("Pod", "", "pods", ("v1",), _pod, fields="status.phase!=Succeeded,status.phase!=Failed")
 SERVICE: Final = Kind("Service", "", "services", ("v1",), to_service)
