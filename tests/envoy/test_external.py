@@ -453,3 +453,43 @@ async def test_a_client_that_leaves_ends_the_providers_work(
         return set(active.values()) == {0}
 
     await wait_until(over, what="the end of the provider's stream")
+
+
+async def test_many_at_once_with_everything_going_wrong(there: World, authority: Authority, secrets: list[Any]) -> None:
+    """Large bodies, resets, refusals, clients that leave; Envoy stays and nothing is left open."""
+    await start(there, authority, "provider", "broken")
+    await there.pods.start("pod")
+    await there.apply(
+        external("cloud", there.pods.addresses["provider"]),
+        external("broken", there.pods.addresses["broken"]),
+        *local(there, "pod"),
+        *secrets,
+    )
+    there.pods.scripts["provider"] = sse_response(
+        [*events(*({"n": "x" * 1000} for _ in range(300))), b"data: [DONE]\n\n"]
+    )
+    there.pods.scripts["broken"] = [SSE_HEAD, ABORT]
+    there.route("broken", "cloud", "pod=pod")
+    big = "y" * 1_000_000
+
+    async def one(number: int) -> int:
+        if number % 5 == 4:
+            body = {"model": "auto", "stream": True}
+            async with there.session.post(there.url + "/v1/chat/completions", json=body) as answer:
+                await answer.content.readany()
+                return answer.status  # and goes
+        status, headers, body = await there.ask(messages=big if number % 5 == 0 else "", headers=CLIENT)
+        assert body.endswith(b"[DONE]\n\n")
+        assert headers["x-ralb-pool"] == "default/cloud"
+        return status
+
+    for _ in range(3):
+        assert set(await asyncio.gather(*(one(number) for number in range(50)))) == {200}
+    assert there.envoy.process.returncode is None
+    assert {each.headers["authorization"] for each in there.pods.attempts} == {f"Bearer {KEY}"}
+
+    async def idle() -> bool:
+        active = await there.envoy.stats("cluster\\..*upstream_rq_active|http\\.ralb.*downstream_rq_active")
+        return bool(active) and {value for name, value in active.items() if "ralb-" not in name} == {0}
+
+    await wait_until(idle, what="the end of all requests")
