@@ -10,8 +10,11 @@ import yaml
 from support_cluster import ControlPlane, running_control_plane
 from support_cluster_api import ApiProblem
 from support_kubelet import FakeKubelet
+from support_net import wait_until
 from support_operator import collection, pool, running_operator
 
+from ralb_operator.cluster import watch_objects
+from ralb_operator.cluster.client import ApiError
 from ralb_operator.cluster.permissions import RULES, Scope
 
 CRDS = Path(__file__).parents[2] / "crds"
@@ -129,6 +132,50 @@ async def test_kinds_that_are_not_installed_yet(listen: str, control_plane: Cont
             assert not running.operator.not_ready()
     finally:
         await asyncio.to_thread(plane_of_its_own.__exit__, None, None, None)
+
+
+async def test_refused_credentials_are_replaced(
+    control_plane: ControlPlane,
+    crds: list[str],
+    foreign_crds: list[str],
+    namespace: str,
+    listen: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The account is deleted and made again: its tokens are void, what is served stays, and new ones are picked up."""
+    accounts = f"/api/v1/namespaces/{namespace}/serviceaccounts"
+    config = await account(control_plane, namespace, rules())
+    async with running_operator(control_plane, listen, [namespace], kubeconfig=config) as running:
+        await running.serving()
+        (pods,) = (follow for follow in running.operator.others if follow.name.startswith("pods"))
+        await call(control_plane, "DELETE", f"{accounts}/operator")
+
+        async def refused() -> bool:
+            try:
+                await running.operator.client.request("GET", f"/api/v1/namespaces/{namespace}/pods")
+            except ApiError as error:
+                return error.status == 401
+            return False
+
+        await wait_until(refused, 60)
+        # Watches go on with the token they began with; they are cut by ending them.
+        await asyncio.to_thread(control_plane.stop_apiserver)
+        await asyncio.to_thread(control_plane.start_apiserver)
+        await running.until(lambda: "401" in pods.message)
+        assert not running.operator.not_ready()
+        await call(control_plane, "POST", accounts, {"metadata": {"name": "operator"}})
+        token = await asyncio.to_thread(control_plane.token_for, namespace, "operator")
+        fresh = await asyncio.to_thread(control_plane.kubeconfig_for, token)
+        await asyncio.to_thread(config.write_bytes, await asyncio.to_thread(fresh.read_bytes))
+        await running.until(lambda: pods.state == "synced")
+
+        # From now on only kopf can tell of changes to objects.
+        await running.until(
+            lambda: all(each.witness.state == "synced" for each in running.operator.objects.followers.values())
+        )
+        monkeypatch.setattr(watch_objects, "TOLD_S", 3600.0)
+        await call(control_plane, "POST", collection("modelpools", namespace), pool("late"))
+        await running.until(lambda: running.view.pools)
 
 
 # ---- Secrets ----

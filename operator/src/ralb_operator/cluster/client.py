@@ -283,9 +283,17 @@ class _Call:
         return response
 
     async def __aexit__(self, *_: object) -> None:
-        if self._response is not None:
-            # Bodies that were read to their end give the connection back; others end it.
-            self._response.release() if self._response.content.at_eof() else self._response.close()
+        response = self._response
+        if response is None:
+            return
+        if response.content.at_eof():
+            response.release()
+            return
+        # The end of a watch. TLS would wait for the other side's goodbye, and that side may be gone.
+        connection = response.connection
+        if connection is not None and connection.transport is not None:
+            connection.transport.abort()
+        response.close()
 
     async def _once(self, credentials: Credentials) -> aiohttp.ClientResponse | None:
         """The response, whatever its status; None if the server's certificate is not trusted."""

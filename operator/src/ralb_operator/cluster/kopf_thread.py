@@ -4,7 +4,8 @@ import asyncio
 import datetime
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 import kopf
@@ -14,6 +15,8 @@ from ralb_operator.cluster.kinds import OURS
 
 # Tokens of service accounts are replaced long before they expire; reading them this often is soon enough.
 _LOGIN_S: Final = 300.0
+_AGAIN_S: Final = 3.0
+_GOODBYE_S: Final = 0.1
 
 
 def run_kopf(
@@ -39,16 +42,21 @@ def run_kopf(
     settings.watching.connect_timeout = 10.0
     settings.networking.request_timeout = 30.0
     settings.networking.error_backoffs = _Endless()
-    asyncio.run(
-        kopf.operator(
-            registry=_registry(source, take),
-            settings=settings,
-            standalone=True,
-            clusterwide=not namespaces,
-            namespaces=list(namespaces),
-            stop_flag=stop,
-        )
+    operator = kopf.operator(
+        registry=_registry(source, take),
+        settings=settings,
+        standalone=True,
+        clusterwide=not namespaces,
+        namespaces=list(namespaces),
+        stop_flag=stop,
     )
+    asyncio.run(_until_closed(operator))
+
+
+async def _until_closed(operator: Coroutine[Any, Any, None]) -> None:
+    await operator
+    # Connections it let go of say goodbye to the server; the loop that does this must not end at once.
+    await asyncio.sleep(_GOODBYE_S)
 
 
 class _Endless:
@@ -64,10 +72,17 @@ def _registry(
     source: CredentialsSource, take: Callable[[str, str, str | None, Mapping[str, Any]], None]
 ) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
+    logged_in = -_AGAIN_S
 
     @kopf.on.login(registry=registry)  # type: ignore[untyped-decorator, unused-ignore]
     def login(**_: Any) -> kopf.ConnectionInfo:
-        return _login(source)
+        # An API server that refuses what was just read would otherwise be asked as fast as it answers.
+        nonlocal logged_in
+        if (wait := logged_in + _AGAIN_S - time.monotonic()) > 0:
+            raise kopf.TemporaryError("the credentials were just refused", delay=wait)
+        info = _login(source)
+        logged_in = time.monotonic()
+        return info
 
     for kind in OURS:
 
