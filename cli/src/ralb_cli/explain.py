@@ -122,7 +122,10 @@ def load_snapshot(files: str, errors: TextIO) -> "pb.Snapshot":
 
 
 def with_assumed_pods(snapshot: "pb.Snapshot", view: "View") -> "pb.Snapshot":
-    """A copy in which pools without a single pod in the files, ready or not, count as services: ready, endpoint unknown."""
+    """A copy in which pools without a single pod in the files, ready or not, count as services: ready, endpoint unknown.
+
+    The same goes for pools that refer to what is rarely in the files, such as Secrets and EndpointSlices.
+    """
     from ralb.v1 import snapshot_pb2 as pb
 
     specs = {key.id: (key.namespace, pool.spec.backend.pods) for key, pool in view.pools.items()}
@@ -130,7 +133,10 @@ def with_assumed_pods(snapshot: "pb.Snapshot", view: "View") -> "pb.Snapshot":
     copy.CopyFrom(snapshot)
     for pool in copy.pools:
         namespace, pods = specs[pool.id]
-        if pods is None or pool.endpoints:
+        if pool.endpoints:
+            continue
+        if pods is None:
+            pool.metrics_path = pool.blocked = ""
             continue
         wanted = pods.selector.match_labels.items()
         if not any(pod.namespace == namespace and wanted <= pod.labels.items() for pod in view.pods):

@@ -119,6 +119,20 @@ def test_pools_whose_pods_are_not_in_the_files_are_taken_as_ready(config: Path) 
     assert row["decision"]["placement"]["endpoint"] == ""
 
 
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "{external: {host: api.example.com, credentialsRef: {name: not-in-the-files}}}",
+        "{service: {name: not-in-the-files, port: 80}}",
+        "{inferencePool: {name: not-in-the-files}}",
+    ],
+)
+def test_what_pools_refer_to_need_not_be_in_the_files(config: Path, backend: str) -> None:
+    (config / "ralb.yaml").write_text(CONFIG.replace("{service: {host: big.example.com, port: 443}}", backend))
+    (row,) = rows(config, [{"id": "a", "body": {**chat("hi"), "model": "qwen"}}])
+    assert row["decision"]["placement"]["pool"] == "default/big"
+
+
 def test_pods_in_the_files_are_chosen_from(config: Path) -> None:
     (config / "ralb.yaml").write_text(CONFIG + PODS)
     found = rows(config, [{"id": i, "body": chat("hi")} for i in range(50)])

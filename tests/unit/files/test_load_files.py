@@ -236,3 +236,86 @@ def test_the_number_of_problems_is_bounded(tmp_path: Path, monkeypatch: pytest.M
     assert len(view.tiers) == 1
     assert len(view.problems) == 4
     assert view.problems[-1].message == "7 more problems were found"
+
+
+REFERENCED = """
+apiVersion: v1
+kind: Service
+metadata: {name: s, namespace: n}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: s-1, namespace: n, labels: {kubernetes.io/service-name: s}}
+addressType: IPv4
+ports: [{port: 8000}]
+endpoints: [{addresses: [10.0.0.1]}]
+---
+apiVersion: inference.networking.k8s.io/v1
+kind: InferencePool
+metadata: {name: i, namespace: n}
+spec: {selector: {matchLabels: {a: b}}, targetPorts: [{number: 8000}]}
+---
+apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: {name: g, namespace: n}
+spec: {from: [{group: ralb.dev, kind: ModelPool, namespace: m}], to: [{group: "", kind: Secret}]}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: k, namespace: n}
+data: {apiKey: c2stMQ==}
+"""
+
+
+def test_what_pools_refer_to_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(REFERENCED)
+    view = load(tmp_path)
+    assert view.problems == ()
+    assert [(each.namespace, each.name) for each in view.services] == [("n", "s")]
+    assert [each.service for each in view.slices] == ["s"]
+    assert [each.ports for each in view.inference_pools] == [(8000,)]
+    assert [each.sources for each in view.grants] == [(("ralb.dev", "ModelPool", "m"),)]
+    assert view.secrets["n", "k"].data == {"apiKey": b"sk-1"}
+    assert {key.kind for key in view.sources} == {
+        "Service",
+        "EndpointSlice",
+        "InferencePool",
+        "ReferenceGrant",
+        "Secret",
+    }
+
+
+@pytest.mark.parametrize("version", ["v1beta1", "v2", "example.com/v1", "discovery.k8s.io/v1"])
+def test_other_versions_of_those_kinds_are_not_read(tmp_path: Path, version: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"apiVersion: {version}\nkind: Secret\nmetadata: {{name: k}}\n")
+    view = load(tmp_path)
+    assert view.secrets == {}
+    assert [problem.reason for problem in view.problems] == ["Ignored"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "stringData: {apiKey: 12345678901234567890123456789012345678901234567890.e400}",
+        "stringData: {apiKey: .inf, other: hunter2}",
+        "stringData: {apiKey: hunter2, apiKey: hunter2}",
+        "stringData: {? 20222 : hunter2, apiKey: [hunter2]}",
+        "data: {apiKey: hunter2!}",
+    ],
+)
+def test_nothing_of_a_broken_secret_is_shown(tmp_path: Path, data: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"apiVersion: v1\nkind: Secret\nmetadata: {{name: k}}\n{data}\n")
+    view = load(tmp_path)
+    assert view.problems
+    assert view.secrets == {}
+    told = " ".join(map(str, view.problems))
+    assert not [word for word in ("hunter2", "20222", "123456", ".inf") if word in told]
+
+
+def test_the_first_of_a_name_counts_for_secrets_too(tmp_path: Path) -> None:
+    secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: k}\nstringData: {apiKey: %s}\n"
+    (tmp_path / "a.yaml").write_text(f"{secret % 'first'}---\n{secret % 'second'}")
+    view = load(tmp_path)
+    assert view.secrets["default", "k"].data == {"apiKey": b"first"}
+    assert [problem.reason for problem in view.problems] == ["Duplicate"]
