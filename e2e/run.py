@@ -9,6 +9,7 @@ import argparse
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -160,7 +161,7 @@ def perform(run: Run, *, keep: bool = False) -> int:
         print("\nEverything is as it should be.")
         return 0
     except (subprocess.CalledProcessError, OSError, KeyboardInterrupt) as error:
-        print(f"\nFAILED: {error or 'interrupted'}\n", file=sys.stderr, flush=True)
+        print(f"\nFAILED: {str(error) or 'interrupted'}\n", file=sys.stderr, flush=True)
         for step in run.diagnosis():
             say(step)
             subprocess.run(step.command, cwd=REPOSITORY, env=run.environment(), check=False)
@@ -215,6 +216,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if lines := missing():
         print("e2e runs on machines with Docker and kind:", *lines, sep="\n  ", file=sys.stderr)
         return 2
+    # Told to end, it still removes what it made.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix=f"{CLUSTER}-"))
     try:
         return perform(Run(folder, sys.executable, args.port), keep=args.keep)

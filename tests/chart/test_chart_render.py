@@ -50,6 +50,28 @@ def test_kubernetes_version(helm: Helm, chart: Path, version: str, installs: boo
     assert installs or "1.30.0-0" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "The resource definitions are missing"),
+        ({"tls": {"mode": "Off"}}, "plain text"),
+        (
+            {"epp": {"enabled": True, "pools": [{"pool": "a/b", "port": 9005}]}},
+            "ModelPool a/b: endpointPickerRef {name: ralb-epp, port: {number: 9005}}",
+        ),
+        ({"gateway": {"service": {"port": 8443}}}, "port-forward service/ralb-gateway 8080:8443"),
+    ],
+    ids=["crds", "tls", "epp", "port"],
+)
+def test_notes_say_what_is_next(helm: Helm, values: Any, said: str) -> None:
+    arguments = ("install", "ralb", RALB, "--namespace", "ralb-system", "--dry-run=client", "--values", "-")
+    done = helm.run(*arguments, input=json.dumps(values))
+    assert done.returncode == 0, done.stderr
+    notes = done.stdout.partition("NOTES:")[2]
+    assert said in notes
+    assert "rollout status deployment/ralb-gateway" in notes
+
+
 # ---- what is refused ----
 
 WRONG: list[tuple[Any, str]] = [

@@ -1,5 +1,6 @@
 """``make e2e`` as far as it can be seen without Docker: its plan, its manifests, and what it does when something fails."""
 
+import asyncio
 import importlib.util
 import os
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from support_chart import RALB, REPOSITORY, Helm, golden
 from support_cluster import ControlPlane
+from support_net import wait_until
 
 from ralb_api.objects import ModelPool
 from ralb_cli.stack.simpods import wanted
@@ -157,6 +159,19 @@ def test_the_cluster_is_removed_after_a_failure(tmp_path: Path, scripts: Mapping
     seen = calls(tmp_path / "bin")
     assert any("get pods --all-namespaces" in line for line in seen)  # the diagnosis
     assert seen[-1] == "kind delete cluster --name ralb-e2e"
+
+
+async def test_the_cluster_is_removed_when_it_is_told_to_end(tmp_path: Path) -> None:
+    path = tools(tmp_path / "bin", helm="exec sleep 60")
+    environment = os.environ | {"PATH": path}
+    null = asyncio.subprocess.DEVNULL
+    program = (sys.executable, str(E2E / "run.py"))
+    process = await asyncio.create_subprocess_exec(*program, env=environment, stdout=null, stderr=null)
+    seen = tmp_path / "bin" / "calls"
+    await wait_until(lambda: "helm " in seen.read_text(), 30, what="the first call of helm")
+    process.terminate()
+    assert await asyncio.wait_for(process.wait(), 30) == 1
+    assert calls(tmp_path / "bin")[-1] == "kind delete cluster --name ralb-e2e"
 
 
 def test_a_cluster_may_be_kept(tmp_path: Path) -> None:
