@@ -13,7 +13,7 @@ from ralb_cli import check, main
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 TIER = "apiVersion: ralb.dev/v1alpha1\nkind: ModelTier\nmetadata: {name: t}\nspec: {level: 0, pools: [{name: a}]}\n"
-OTHER = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n"
+OTHER = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: s}\n"
 
 
 def checked(path: Path, *, as_json: bool = False) -> tuple[int, str, str]:
@@ -37,8 +37,9 @@ def test_errors(tmp_path: Path) -> None:
     assert text == (
         f"error: {tmp_path}/a.yaml:1: ModelTier default/t: spec.level: must be between 1 and 100, not 0 "
         "(level ranks the tiers of a namespace by ability: 1 for trivial work, higher for harder.)\n"
-        f"warning: {tmp_path}/a.yaml:6: Secret default/s: v1 is not for RALB; the object is ignored "
-        "(kinds that are read: ModelPool, ModelTier, RoutingPolicy, Pod)\n"
+        f"warning: {tmp_path}/a.yaml:6: ConfigMap default/s: v1 is not for RALB; the object is ignored "
+        "(kinds that are read: ModelPool, ModelTier, RoutingPolicy, Tenant, SemanticRoute, ToolBackend, Pod, Service, "
+        "Secret, EndpointSlice, InferencePool, ReferenceGrant)\n"
         "0 pools, 0 tiers, 0 policies: 1 error, 1 warning\n"
     )
 
