@@ -75,9 +75,9 @@ async def world(plane: ControlPlane) -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def traffic(world: World) -> AsyncIterator[Load]:
+async def traffic(world: World, model: str = "auto") -> AsyncIterator[Load]:
     """50 requests per second while the body runs; afterwards none of them may have failed."""
-    load = Load(world.url, world.models, rate=50.0)
+    load = Load(world.url, world.models, rate=50.0, model=model)
     async with load.going(at_most=200):
         yield load
     assert load.answers
@@ -183,6 +183,39 @@ async def test_etcd_is_killed(world: World) -> None:
         await asyncio.to_thread(world.plane.start_etcd)
         await edited(world, TAKE_OVER_S)
         await served(load)
+
+
+async def test_pods_that_vanish_in_a_watch_gap_are_not_routed_to(world: World) -> None:
+    """The operators lose the API server, half the pods vanish, and so do the events that would have told of it."""
+    addresses = await world.pod_pool("gamma", "gamma-8b", 6, time_scale=0.02)
+    # Their servers go on, so that whoever still sends to them is seen.
+    vanished = addresses[::2]
+    await world.apply(pool("gamma", "gamma-8b"), policy("gamma", "gamma", models=["gap"]))
+    await world.apply(tier("gamma", 1, {"name": "gamma"}))
+    await world.programmed("RoutingPolicy", "gamma")
+    async with traffic(world, model="gap") as load:
+        await served(load, 50)
+        assert all([await world.served_by(ip) for ip in addresses])
+        await world.line.cut()
+        await world.kubelet.delete(world.namespace, [f"gamma-{number}" for number in range(0, 6, 2)])
+        # A new API server knows no old events: the operators' watches end with 410 Gone.
+        await asyncio.to_thread(world.plane.stop_apiserver)
+        await asyncio.to_thread(world.plane.start_apiserver)
+        world.line.mend()
+        since = load.now
+        await wait_until(lambda: _endpoints(world, "gamma", 3), 5, interval=0.05, what="3 endpoints within 5 s")
+        # What was decided before may still be on its way.
+        await wait_until(lambda: load.now - since > 5, 10, what="5 s")
+        before = [await world.served_by(ip) for ip in vanished]
+        await served(load, 100)
+        assert [await world.served_by(ip) for ip in vanished] == before
+    await world.delete("RoutingPolicy", "gamma")
+
+
+async def _endpoints(world: World, name: str, count: int) -> bool:
+    assert world.gateway is not None
+    pods = await world.gateway.pods()
+    return sum(pod["pool"] == f"{world.namespace}/{name}" for pod in pods) == count
 
 
 async def test_no_status_was_written_twice(world: World) -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from support_envoy import Envoy, running_envoy
@@ -37,6 +38,12 @@ class GatewayPod:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    async def pods(self) -> list[dict[str, Any]]:
+        """What the processor knows of every pod."""
+        url = f"http://127.0.0.1:{self.admin_port}/debug/pods"
+        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+            return list((await answer.json())["pods"])
 
     async def ready(self) -> bool:
         """The processor has a snapshot and Envoy its listener."""

@@ -4,6 +4,7 @@ Everything is a process of its own and real but the kubelet. What tests do here 
 """
 
 import asyncio
+import json
 import sys
 import tempfile
 import time
@@ -12,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from support_cluster import ControlPlane
@@ -51,7 +53,13 @@ class Replica:
 
 @dataclass(slots=True)
 class World:
-    """What runs. ``models`` is pool id -> model name, as ``support_stack.Load`` wants it."""
+    """What runs.
+
+    Attributes:
+        relay: the operators' one address, as a Service is.
+        line: what the operators reach the API server through.
+        models: pool id -> model name, as ``support_stack.Load`` wants it.
+    """
 
     plane: ControlPlane
     namespace: str
@@ -59,6 +67,7 @@ class World:
     kubelet: FakeKubelet
     simulators: Simulators
     relay: Relay
+    line: Relay
     gateway_port: int
     socket: Path
     replicas: list[Replica] = field(default_factory=list)
@@ -74,13 +83,13 @@ class World:
         """The operators' address as the gateway knows it."""
         return f"127.0.0.1:{self.relay.port}"
 
-    def add_replica(self, kubeconfig: Path | None = None, arguments: Sequence[str] = ()) -> Replica:
+    def add_replica(self, arguments: Sequence[str] = ()) -> Replica:
         """Start one more operator; use ``ready`` to wait for it."""
         name, port, admin_port = f"operator-{len(self.replicas)}", free_port(), free_port()
         command = [
             *(sys.executable, "-m", "ralb_operator.main", "run"),
             *("--listen", f"127.0.0.1:{port}", "--admin-port", str(admin_port), "--identity", name),
-            *("--own-namespace", OWN, "--kubeconfig", str(kubeconfig or self.plane.kubeconfig_file)),
+            *("--own-namespace", OWN, "--kubeconfig", str(self._kubeconfig())),
             *("--gateway-address", "127.0.0.1", "--gateway-port", str(self.gateway_port)),
             *("--processor-socket", f"unix:{self.socket}", *arguments),
         ]
@@ -90,6 +99,14 @@ class World:
         self.relay.backends.append(("127.0.0.1", port))
         process.start()
         return replica
+
+    def _kubeconfig(self) -> Path:
+        path = self.folder / "kubeconfig.json"
+        if not path.exists():
+            config = json.loads(self.plane.kubeconfig_file.read_text())
+            config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{self.line.port}"
+            path.write_text(json.dumps(config))
+        return path
 
     async def all_ready(self) -> None:
         """Wait for every operator that runs."""
@@ -113,6 +130,13 @@ class World:
         for number, ip in enumerate(found):
             await self.kubelet.pod(self.namespace, f"{name}-{number}", ip=ip, labels={"pool": name})
         return list(found)
+
+    async def served_by(self, ip: str) -> float:
+        """Requests that a simulated pod has answered so far."""
+        _, text = await _get(f"http://{ip}:8000/metrics")
+        rows = [line.rpartition(" ") for line in text.splitlines() if line.startswith("vllm:request_success_total")]
+        assert rows
+        return sum(float(value) for _, _, value in rows)
 
     async def apply(self, *objects: Mapping[str, Any]) -> None:
         """Server-side apply of objects of ours into the namespace."""
@@ -165,6 +189,7 @@ async def running_world(
             await stack.enter_async_context(running_kubelet(plane)),
             await stack.enter_async_context(running_simulators(folder)),
             await stack.enter_async_context(running_relay()),
+            await stack.enter_async_context(running_relay(("127.0.0.1", urlsplit(plane.url).port or 443))),
             free_port(),
             folder / "extproc.sock",
         )

@@ -49,14 +49,15 @@ class Times:
     """Seconds; tests make them short.
 
     Attributes:
-        first, most: back-off after failures, doubled from one to the other.
+        first, most: back-off after failures, doubled from one to the other. Short, so that pods that vanished while the API
+            server was away are not routed to for long once it is back; an overloaded one says itself when to come again.
         slow: between tries where only a person can help (forbidden, kind not installed).
         inactivity: without a byte, bookmarks included, after which a watch counts as dead. Servers send a bookmark a minute.
         vanished: how long a kind that was there must be unknown to the server before its objects count as gone.
     """
 
     first: float = 0.2
-    most: float = 30.0
+    most: float = 3.0
     slow: float = 10.0
     inactivity: float = 90.0
     vanished: float = 60.0
