@@ -152,6 +152,11 @@ class TwoSources(RuleBasedStateMachine):
         self.store = Store()
         self.events: list[tuple[str, Entry]] = []
         self.lists: list[tuple[list[Entry], int, int]] = []
+        # What was told last of each name: as of which version, and the object's version then (0 = there was none).
+        self.told: dict[str, tuple[int, int]] = {}
+
+    def learn(self, name: str, as_of: int, version: int) -> None:
+        self.told[name] = max(self.told.get(name, (0, 0)), (as_of, version))
 
     def snapshot(self) -> list[Entry]:
         return [entry(name, version, value, uid) for name, (version, uid, value) in self.truth.items()]
@@ -177,6 +182,8 @@ class TwoSources(RuleBasedStateMachine):
         kind, told = self.events.pop(0)
         if lost:
             return
+        version = int(told.version)
+        self.learn(told.key.name, version, version if kind == "PUT" else 0)
         if kind == "PUT":
             self.store.put(told)
         else:
@@ -194,6 +201,14 @@ class TwoSources(RuleBasedStateMachine):
         found, version, since = self.lists.pop()
         self.lists.clear()
         self.store.replace(KIND, found, str(version), since=since)
+        there = {each.key.name: int(each.version) for each in found}
+        for name in "abc":
+            self.learn(name, version, there.get(name, 0))
+
+    @invariant()
+    def what_was_told_last_is_known(self) -> None:
+        known = {each.key.name: int(each.version) for each in self.store.entries(KIND)}
+        assert known == {name: version for name, (_, version) in self.told.items() if version}
 
     @invariant()
     def after_all_that_came_a_list_is_the_truth(self) -> None:
