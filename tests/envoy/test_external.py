@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support_gateway import ABORT, SSE_HEAD, chunk, events, json_response, response, sse_response
 from support_net import wait_until
-from support_provider import NAME, Authority, World, external, model_pool, pod, secret, world
+from support_provider import NAME, Authority, World, external, http2_front, model_pool, pod, secret, world
 
 from ralb_api.errors import Code
 from ralb_operator.compile import Reason
@@ -203,20 +203,32 @@ async def test_where_the_system_has_no_cas_only_such_pools_are_left_out(tmp_path
 
 
 async def test_http2_where_the_provider_speaks_it(there: World, authority: Authority, secrets: list[Any]) -> None:
-    spoken: list[str | None] = []
+    await there.pods.start("provider", "pod")
+    async with http2_front(there.folder / "front", authority, there.pods.addresses["provider"]) as (front, address):
+        await there.apply(external("cloud", address), *local(there, "pod"), *secrets)
+        there.route("cloud", "pod=pod")
+        go, parts = asyncio.Event(), events({"n": 1}, "[DONE]")
+        there.pods.scripts["provider"] = [SSE_HEAD, chunk(parts[0]), go, chunk(parts[1]), chunk(b"")]
+        async with there.session.post(there.url + "/v1/chat/completions", json={"model": "auto"}) as answer:
+            assert await answer.content.readany() == parts[0]
+            go.set()
+            assert await answer.read() == parts[1]
+        there.pods.scripts["provider"] = [SSE_HEAD, ABORT]
+        there.pods.scripts["pod"] = sse_response(parts)
+        status, headers, body = await there.ask(stream=True)
+        assert (status, headers["x-ralb-pool"], body) == (200, "default/pod", b"".join(parts))
+        there.pods.scripts["provider"] = json_response({"model": "m"})
+        assert set(await asyncio.gather(*((_status_of(there)) for _ in range(20)))) == {200}
+        assert [each.headers["authorization"] for each in there.pods.attempts if each.pod == "provider"] == [
+            f"Bearer {KEY}"
+        ] * 22
+        counted = await front.stats("http.front.downstream_(cx|rq)_http2_total|http.front.downstream_rq_total")
+        assert counted["http.front.downstream_rq_http2_total"] == counted["http.front.downstream_rq_total"] == 22
+        assert counted["http.front.downstream_cx_http2_total"] < 10, "requests share connections"
 
-    class Noting(asyncio.Protocol):
-        def connection_made(self, transport: Any) -> None:
-            spoken.append(transport.get_extra_info("ssl_object").selected_alpn_protocol())
-            transport.close()
 
-    context = authority.server(there.folder, alpn=("h2", "http/1.1"))
-    server = await asyncio.get_running_loop().create_server(Noting, "127.0.0.1", 0, ssl=context)
-    async with server:
-        await there.apply(external("cloud", f"x:{server.sockets[0].getsockname()[1]}"), *secrets)
-        there.route("cloud")
-        assert (await there.ask())[0] == 503
-    assert set(spoken) == {"h2"}
+async def _status_of(there: World) -> int:
+    return (await there.ask())[0]
 
 
 # ---- where the key does not go ----

@@ -45,6 +45,7 @@ class Authority:
 
     def files(self, folder: Path, *names: str) -> tuple[Path, Path]:
         """Certificate and key for these names, as files."""
+        folder.mkdir(exist_ok=True)
         pair = issue(self._pair, names or (NAME, "localhost"), Usage.SERVER, self._now, timedelta(hours=12))
         certificate, key = folder / f"{names[0] if names else NAME}.crt", folder / f"{names[0] if names else NAME}.key"
         certificate.write_bytes(pair.cert)
@@ -177,3 +178,61 @@ async def world(folder: Path, **settings: Any) -> AsyncIterator[World]:
     finally:
         await control.stop()
         await pods.stop()
+
+
+@asynccontextmanager
+async def http2_front(folder: Path, authority: Authority, server: str) -> AsyncIterator[tuple[Envoy, str]]:
+    """An Envoy that speaks only HTTP/2 over TLS, before a plain server; and its address."""
+    certificate, key = authority.files(folder)
+    host, _, number = server.rpartition(":")
+    port = free_port()
+    tls = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
+    hcm = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+    router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+    pair = {"certificate_chain": {"filename": str(certificate)}, "private_key": {"filename": str(key)}}
+    manager = {
+        "@type": hcm,
+        "stat_prefix": "front",
+        "codec_type": "HTTP2",
+        "route_config": {
+            "virtual_hosts": [
+                {
+                    "name": "all",
+                    "domains": ["*"],
+                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "server", "timeout": "0s"}}],
+                }
+            ]
+        },
+        "http_filters": [{"name": "router", "typed_config": {"@type": router}}],
+    }
+    chain = {
+        "filters": [{"name": "hcm", "typed_config": manager}],
+        "transport_socket": {
+            "name": "tls",
+            "typed_config": {
+                "@type": tls,
+                "common_tls_context": {"tls_certificates": [pair], "alpn_protocols": ["h2"]},
+            },
+        },
+    }
+    config = {
+        "static_resources": {
+            "listeners": [{"name": "front", "address": _socket("127.0.0.1", port), "filter_chains": [chain]}],
+            "clusters": [
+                {
+                    "name": "server",
+                    "type": "STATIC",
+                    "load_assignment": {
+                        "cluster_name": "server",
+                        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket(host, int(number))}}]}],
+                    },
+                }
+            ],
+        }
+    }
+    async with running_envoy(config, folder, log_level="warning") as envoy:
+        yield envoy, f"127.0.0.1:{port}"
+
+
+def _socket(host: str, port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": host, "port_value": port}}
