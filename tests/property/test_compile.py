@@ -303,7 +303,7 @@ pickle.dump(out, sys.stdout.buffer)
 
 
 @settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(views, min_size=10, max_size=15))
+@given(st.lists(views, min_size=6, max_size=8))
 def test_another_process_gives_the_same_bytes(found: list[View]) -> None:
     run = subprocess.run(
         [sys.executable, "-c", _ELSEWHERE],
