@@ -8,16 +8,19 @@ import asyncio
 import itertools
 import json
 import os
+import socket
 import ssl
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from weakref import WeakSet
 
 import aiohttp
 from support_cluster import NODE, ControlPlane
 from support_cluster_api import MERGE, ApiProblem
+from support_net import wait_until
 
 _BASE = 127 << 24 | (64 + os.getpid() % 128) << 16
 _NUMBERS = itertools.count(1)
@@ -140,8 +143,8 @@ class FakeKubelet:
         finally:
             task.cancel()
             outcome = await asyncio.gather(task, return_exceptions=True)
-        if isinstance(outcome[0], Exception):
-            raise outcome[0]
+            if isinstance(outcome[0], Exception):  # it may be why the block failed
+                raise outcome[0]
 
     async def _keep(self, namespace: str) -> None:
         path = f"/api/v1/namespaces/{namespace}/pods"
@@ -190,14 +193,21 @@ class FakeKubelet:
     def _path(self, namespace: str, name: str) -> str:
         return f"/api/v1/namespaces/{namespace}/pods/{name}"
 
-    async def _all(self, calls: Sequence[Any]) -> None:
-        """All of them; the first that fails ends the others, and its reason is raised as it is."""
+    async def _all(self, calls: Sequence[Coroutine[Any, Any, Any]]) -> None:
+        """All of them; the first that fails ends the others, and its reason is raised as it is.
+
+        One alone is awaited as it is: a group of tasks may lose a cancellation that comes together with a failure.
+        """
+        if len(calls) == 1:
+            await calls[0]
+            return
+        tasks = [asyncio.create_task(call) for call in calls]
         try:
-            async with asyncio.TaskGroup() as group:
-                for call in calls:
-                    group.create_task(call)
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _call(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Any:
         headers = {"content-type": content_type}
@@ -214,10 +224,19 @@ class FakeKubelet:
 async def running_kubelet(plane: ControlPlane, *, width: int = 32) -> AsyncIterator[FakeKubelet]:
     """A kubelet on the running event loop; its Pods stay when it ends."""
     tls = ssl.create_default_context(cafile=str(plane.ca_file))
-    connector = aiohttp.TCPConnector(ssl=tls, limit=width)
+    sockets: WeakSet[socket.socket] = WeakSet()
+
+    def make(info: tuple[Any, ...]) -> socket.socket:
+        made = socket.socket(*info[:3])
+        sockets.add(made)
+        return made
+
+    connector = aiohttp.TCPConnector(ssl=tls, limit=width, socket_factory=make)
     headers = {"authorization": f"Bearer {plane.admin_token}"}
     async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
         yield FakeKubelet(plane, session, width)
+    # The connection of a request that was cancelled is still saying goodbye, for which the client does not wait.
+    await wait_until(lambda: all(each.fileno() < 0 for each in sockets), what="end of all connections")
 
 
 def _with_ip(spec: PodSpec, ip: str) -> PodSpec:
