@@ -41,6 +41,8 @@ ODD_TEXT = [
 ]
 LONG_KEYS = ["a" * 63, "a" * 64, f"{'b' * 253}/c", f"{'b' * 254}/c"]
 JUNK: list[Any] = [0, 1, -1, 0.5, True, "text", [], {}, ["a"], {"a": "b"}]
+# A copy each time, for the next change may be made inside of it.
+junk = st.sampled_from(JUNK).map(copy.deepcopy)
 Place = tuple[str | int, ...]
 
 
@@ -113,13 +115,11 @@ def objects(draw: st.DrawFn) -> dict[str, Any]:
             holder = holder[part]
         match draw(st.sampled_from(["near", "near", "near", "near", "junk", "unknown", "gone"])):
             case "near":
-                holder[place[-1]] = draw(near(schema))
+                holder[place[-1]] = copy.deepcopy(draw(near(schema)))
             case "junk":
-                holder[place[-1]] = draw(st.sampled_from(JUNK))
+                holder[place[-1]] = draw(junk)
             case "unknown" if isinstance(holder, dict):
-                holder[draw(st.sampled_from(["unknown", "context_window", "spec", "Name"]))] = draw(
-                    st.sampled_from(JUNK)
-                )
+                holder[draw(st.sampled_from(["unknown", "context_window", "spec", "Name"]))] = draw(junk)
             case "gone" if isinstance(holder, dict):
                 holder.pop(place[-1], None)
     return data

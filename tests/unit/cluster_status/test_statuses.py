@@ -1,5 +1,6 @@
 """From conditions to ``.status``: times move only with the truth, and what says the same is not written."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -31,13 +32,21 @@ said = st.builds(
     reason=st.sampled_from(("A", "B")),
     message=st.sampled_from(("", "x", "y")),
 )
+
+
+def reachable(want: Wanted) -> Wanted:
+    """A snapshot is named only by those who are in force."""
+    programmed = any(each.type == "Programmed" and each.status == "True" for each in want.conditions)
+    return want if programmed else replace(want, snapshot="")
+
+
 wants = st.builds(
     Wanted,
     generation=st.integers(1, 3),
     conditions=st.lists(said, min_size=1, unique_by=lambda each: each.type).map(tuple),
     endpoints=st.none() | st.tuples(st.integers(0, 2), st.integers(0, 2)),
-    snapshot=st.sampled_from(("", "aaa", "bbb")),
-)
+    snapshot=st.sampled_from(("aaa", "bbb")),
+).map(reachable)
 junk = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=3),
     lambda inner: (

@@ -12,6 +12,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final, Self
+from weakref import WeakSet
 
 import aiohttp
 import orjson
@@ -46,6 +47,8 @@ _MAX_RETRY_AFTER_S: Final = 10.0
 _REFRESH_S: Final = 60.0
 # Answers of a broken login come in crowds; one new try in this time is enough.
 _RELOAD_S: Final = 5.0
+# How long connections may take to say goodbye.
+_CLOSE_S: Final = 1.0
 
 
 class ApiClient:
@@ -65,6 +68,7 @@ class ApiClient:
         self._reloaded_at = -_RELOAD_S
         self._reading = asyncio.Lock()
         self._slots = asyncio.Semaphore(_CONCURRENT)
+        self._sockets: WeakSet[socket.socket] = WeakSet()
 
     async def __aenter__(self) -> Self:
         return self
@@ -73,10 +77,13 @@ class ApiClient:
         await self.close()
 
     async def close(self) -> None:
-        """End all connections."""
+        """End all connections, those of cancelled requests too, for which the HTTP client does not wait."""
         if self._session is not None:
             await self._session.close()
             self._session = None
+        deadline = time.monotonic() + _CLOSE_S
+        while any(each.fileno() >= 0 for each in self._sockets) and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
 
     async def credentials(self) -> Credentials:
         """The current credentials; read again once a minute.
@@ -211,10 +218,15 @@ class ApiClient:
     ) -> "_Call":
         return _Call(self, method, path, params, data, headers, read_timeout)
 
+    def _socket(self, address: tuple[Any, ...]) -> socket.socket:
+        made = _socket(address)
+        self._sockets.add(made)
+        return made
+
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             # No limit here: what is bounded are requests (``_slots``), and watches by those who start them.
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30, socket_factory=_socket)
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30, socket_factory=self._socket)
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
