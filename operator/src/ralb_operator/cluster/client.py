@@ -82,8 +82,8 @@ class ApiClient:
             await self._session.close()
             self._session = None
         deadline = time.monotonic() + _CLOSE_S
-        while any(each.fileno() >= 0 for each in self._sockets) and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        while any(each.fileno() >= 0 for each in self._sockets) and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # nothing tells of it
 
     async def credentials(self) -> Credentials:
         """The current credentials; read again once a minute.
