@@ -181,6 +181,28 @@ async def test_install_upgrade_rollback_uninstall(plane: ControlPlane, tmp_path:
         assert plane.kubectl("get", "modelpools", "-A").returncode == 0  # the definitions are another release's
 
 
+async def test_autoscaling_begins_with_the_pods_there_are(plane: ControlPlane) -> None:
+    """And an upgrade leaves alone what it has come to: a Deployment that loses its ``replicas`` has one."""
+    with restricted_namespace(plane, "ralb-system") as namespace:
+        at = ("--namespace", namespace)
+        gateway = f"/apis/apps/v1/namespaces/{namespace}/deployments/ralb-gateway"
+
+        def replicas() -> int:
+            return int(plane.api.request("GET", gateway)["spec"]["replicas"])
+
+        plane.run_helm("install", "ralb", RALB, *at, "--set", "gateway.replicas=4")
+        plane.run_helm("upgrade", "ralb", RALB, *at, "--set", "gateway.autoscaling.enabled=true")
+        assert replicas() == 4
+        plane.kubectl("scale", "deployment/ralb-gateway", "-n", namespace, "--replicas=3")  # as the autoscaler does
+        plane.run_helm("upgrade", "ralb", RALB, *at, "--reset-then-reuse-values", "--set", "gateway.drainSeconds=200")
+        assert replicas() == 3
+        back = ("upgrade", "ralb", RALB, *at, "--set", "gateway.replicas=2")
+        assert "conflict" in plane.run_helm(*back, check=False).stderr
+        plane.run_helm(*back, "--force-conflicts")
+        assert replicas() == 2
+        plane.run_helm("uninstall", "ralb", *at)
+
+
 def test_namespaced_mode_makes_nothing_cluster_wide(plane: ControlPlane) -> None:
     with (
         restricted_namespace(plane, "ralb-system") as namespace,
