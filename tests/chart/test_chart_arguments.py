@@ -73,6 +73,8 @@ def test_picker(helm: Helm) -> None:
     assert options.pools == (("[::]:9002", "picker-system/llama"), ("[::]:9004", "team-a/qwen"))
     assert options.tls == "self-signed"
     assert options.health_listen == "[::]:9003"
+    pod = case.component("Deployment", "epp")["spec"]["template"]["spec"]
+    assert 0 < options.drain_least < options.drain_most < pod["terminationGracePeriodSeconds"]
     assert {port["port"] for port in case.component("Service", "epp")["spec"]["ports"]} == {9002, 9004}
     plain = {"epp": {"enabled": True, "tls": "Off", "pools": [{"pool": "a/b", "port": 9002}]}}
     rendered = Rendered(tuple(helm.template(RALB, values=plain)))

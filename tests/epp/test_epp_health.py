@@ -92,6 +92,6 @@ async def test_watches_end_when_ours_stops(tmp_path: Path) -> None:
         watch = caller.watch("readiness")
         assert (await watch.read()).value == Serving.SERVING
         assert own.processor.pickers is not None
-        await own.processor.pickers.stop(0)
+        await own.processor.pickers.stop()
         assert (await watch.read()).value == Serving.NOT_SERVING
         assert await watch.read() is grpc.aio.EOF

@@ -249,3 +249,33 @@ async def test_a_pod_that_goes_is_not_picked_any_more_and_its_requests_end_well(
         await exchange.echo(b"{}", last=True)
         await exchange.finish()
     await own.idle()
+
+
+# ---- its end ----
+
+
+async def test_what_is_under_way_ends_in_peace(tmp_path: Path) -> None:
+    async with own_picker(tmp_path, drain=(0.0, 60.0)) as own, calling(Target(own.address, False, ENDPOINTS)) as caller:
+        pickers = own.processor.pickers
+        assert pickers is not None
+        async with caller.exchange() as exchange:
+            await play(exchange, CHAT)
+            stop = asyncio.create_task(pickers.stop())
+            await wait_until(lambda: _refused(own.address), what="no more connections")
+            assert not stop.done()
+            await exchange.send(response_headers(200))
+            await exchange.reply()
+            assert await exchange.echo(b"{}", last=True) == b"{}"
+            await exchange.finish()
+        await asyncio.wait_for(stop, 30)
+        assert own.holds_nothing
+
+
+async def _refused(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        _, writer = await asyncio.open_connection(host, int(port))
+    except ConnectionRefusedError:
+        return True
+    writer.close()
+    return False

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import grpc
 import pytest
 from aiohttp import web
 from support_envoy import running_envoy
-from support_epp import CHAT
+from support_epp import CHAT, Target, calling
 from support_epp_envoy import gateway_config
 from support_net import free_ports, wait_until
-from support_picker import POOL, picker_process
+from support_picker import POOL, picker_process, pool
 
 from ralb.v1 import snapshot_pb2 as pb
+from ralb_extproc.epp.health import Serving
 from ralb_operator.serving import serve
 from ralb_operator.snapshots import SnapshotServer
 from ralb_operator.xds.server import AdsServer
@@ -98,6 +100,30 @@ async def test_pods_die_and_clients_do_not_notice(tmp_path: Path) -> None:
         assert await asyncio.wait_for(running.process.wait(), 30) == 0, running.log.read_text()
 
 
+async def test_calls_are_taken_until_gateways_have_noticed_the_end(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ralb-epp-"))
+        snapshots = SnapshotServer()
+        serving = await serve(f"unix:{folder}/s", AdsServer(), snapshots)
+        stack.push_async_callback(serving.stop, 0)
+        snapshots.set(pb.Snapshot(version="1", pools=[pool()]))
+        async with picker_process(serving.address, tmp_path, "--epp-drain-min", "100") as running:
+            await running.serving()
+            running.process.send_signal(signal.SIGTERM)
+
+            async def noticed() -> bool:
+                async with calling(Target(running.health, False, ())) as caller:
+                    return await caller.health("readiness") == Serving.NOT_SERVING
+
+            await wait_until(noticed, what="the picker says that it ends")
+            async with calling(Target(running.picker, True, ())) as caller:
+                watch = caller.watch("readiness")
+                assert (await watch.read()).value == Serving.NOT_SERVING
+                assert await watch.read() is grpc.aio.EOF, "a watch does not keep it from ending"
+                assert (await caller.ask(CHAT)).endpoints
+                assert await caller.health("liveness") == Serving.SERVING
+
+
 async def _seen_healthy(envoy: Any) -> bool:
     stats = await envoy.stats("cluster.picker.health_check.success")
     return any(stats.values())
@@ -112,6 +138,10 @@ async def _seen_healthy(envoy: Any) -> bool:
         (["--epp-tls", "dir:/nonexistent"], "/nonexistent"),
         (["--epp-pool", "nonsense", "--epp-listen", "127.0.0.1:1"], "NAMESPACE/NAME"),
         (["--epp-pool", "a/b", "--epp-listen", "nowhere"], "host:port"),
+        (
+            ["--epp-drain-min", "7", "--epp-drain-timeout", "6"],
+            "--epp-drain-min (7) must be 0 to --epp-drain-timeout (6)",
+        ),
     ],
 )
 async def test_wrong_flags_say_what_to_do(tmp_path: Path, arguments: list[str], said: str) -> None:

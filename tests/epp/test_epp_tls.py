@@ -14,10 +14,13 @@ from support_picker import own_picker
 
 from ralb_extproc.epp.tls import PickerTls
 
+EC = ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")
+RSA = ("rsa:2048",)
 
-def write_certificate(folder: Path, name: str) -> None:
+
+def write_certificate(folder: Path, name: str, kind: tuple[str, ...] = EC) -> None:
     """tls.crt and tls.key as a Secret's volume has them."""
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    command = ["openssl", "req", "-x509", "-newkey", *kind, "-nodes"]
     command += ["-keyout", str(folder / "tls.key.new"), "-out", str(folder / "tls.crt.new"), "-subj", f"/CN={name}"]
     subprocess.run(command, check=True, capture_output=True, timeout=30)
     for file in ("tls.key", "tls.crt"):
@@ -43,7 +46,8 @@ async def test_a_certificate_is_made_where_none_is_given(tmp_path: Path) -> None
         assert await subject(own.address) == "CN=ralb-endpoint-picker"
 
 
-async def test_a_new_certificate_is_taken_up_and_open_connections_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [EC, RSA], ids=["ec", "rsa"])
+async def test_a_new_certificate_is_taken_up_and_open_connections_go_on(tmp_path: Path, kind: tuple[str, ...]) -> None:
     write_certificate(tmp_path, "first")
     async with own_picker(tmp_path, tls=f"dir:{tmp_path}") as own:
         pickers = own.processor.pickers
@@ -51,7 +55,7 @@ async def test_a_new_certificate_is_taken_up_and_open_connections_go_on(tmp_path
         async with calling(Target(own.address, True, ())) as caller:
             assert (await caller.ask(CHAT)).status == 0
             assert await subject(own.address) == "CN=first"
-            write_certificate(tmp_path, "second")
+            write_certificate(tmp_path, "second", kind)
             pickers.tick()
             assert await subject(own.address) == "CN=second"
             assert (await caller.ask(CHAT)).status == 0

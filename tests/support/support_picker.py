@@ -104,6 +104,7 @@ async def own_picker(
     more: tuple[tuple[str, str], ...] = (),
     health_listen: str = "127.0.0.1:0",
     sheddable: frozenset[str] = frozenset(),
+    drain: tuple[float, float] = (0.0, 0.0),
     **options: Any,
 ) -> AsyncIterator[Own]:
     """Start it on a free port. Without ``pools`` there is one with ``ENDPOINTS``; ``more`` adds (address, pool id)."""
@@ -111,10 +112,8 @@ async def own_picker(
     with tempfile.TemporaryDirectory(prefix="ralb-epp-") as short:
         snapshots = SnapshotServer()
         serving = await serve(f"unix:{short}/s", AdsServer(), snapshots)
-        epp = PickerOptions((("127.0.0.1:0", POOL), *more), tls, health_listen, sheddable)
-        processor = Processor(
-            replace(Options(listen="", operator=serving.address, records="", drain_s=0.0, epp=epp), **options)
-        )
+        epp = PickerOptions((("127.0.0.1:0", POOL), *more), tls, health_listen, sheddable, *drain)
+        processor = Processor(replace(Options(listen="", operator=serving.address, records="", epp=epp), **options))
         own = Own(processor, snapshots)
         settle, put = processor.learner._settled, processor.records._put
         processor.learner._settled = lambda settled: (own.settled.append(settled), settle(settled))[1]
@@ -164,6 +163,8 @@ async def picker_process(
         f"127.0.0.1:{picker}",
         "--epp-health-listen",
         f"127.0.0.1:{health}",
+        "--epp-drain-min",
+        "0",
     ]
     command += ["--admin-port", str(admin), "--records", str(folder / "records.jsonl"), *arguments]
     log = folder / "picker.log"

@@ -44,7 +44,7 @@ class Options:
         admin_address, admin_port: where /metrics and the probes are.
         records: "-" for stdout, "" for nowhere, else a file.
         max_body_bytes: largest request body; a gRPC message may be a little larger.
-        drain_s: how long open streams get at the end.
+        drain_s: how long open streams of our own Envoy get at the end.
         companion: what to do for the Envoy in the same pod.
         epp: serve as endpoint picker too; None = no.
     """
@@ -124,7 +124,7 @@ class Processor:
         """Finish open streams, then end."""
         stops = [self._server.stop(self._options.drain_s)]
         if self.pickers is not None:
-            stops.append(self.pickers.stop(self._options.drain_s))
+            stops.append(self.pickers.stop())
         await asyncio.gather(*stops)
         for task in self._tasks:
             task.cancel()

@@ -124,6 +124,8 @@ class _Watch:
             return
         self._service = service
         self.tell()
+        if self._health.stopping:
+            self.end()  # or a client that asks again and again would keep us from ending
 
     def tell(self) -> None:
         """Say the status, if it is not what was said last."""

@@ -18,12 +18,16 @@ class PickerOptions:
         tls: ``off``, ``self-signed`` or ``dir:PATH``.
         health_listen: address of the health service alone, without TLS; "" for none.
         sheddable: names of InferenceObjectives and workload classes whose requests may wait.
+        drain_least: seconds for which it goes on as before when it is told to stop, but says that it is not ready.
+        drain_most: seconds open requests have to end in, those included.
     """
 
     pools: tuple[tuple[str, str], ...]
     tls: str = SELF_SIGNED
     health_listen: str = ""
     sheddable: frozenset[str] = frozenset()
+    drain_least: float = 0.0
+    drain_most: float = 0.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +68,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="InferenceObjective or workload class whose requests get 429 when the pool is full; may be repeated",
     )
+    group.add_argument(
+        "--epp-drain-min",
+        type=float,
+        default=5.0,
+        metavar="SECONDS",
+        help="when told to stop, take calls for this long yet: until gateways have noticed (default 5)",
+    )
+    group.add_argument(
+        "--epp-drain-timeout",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="when told to stop, wait this long for open requests, whose answers pass here (default 300)",
+    )
 
 
 def options_of(args: argparse.Namespace) -> PickerOptions | None:
@@ -89,11 +107,16 @@ def options_of(args: argparse.Namespace) -> PickerOptions | None:
         raise ValueError("give every --epp-pool its own --epp-listen, in the same order")
     for address in (*listen, *filter(None, [args.epp_health_listen])):
         _check_address(address)
+    least, most = args.epp_drain_min, args.epp_drain_timeout
+    if not 0 <= least <= most:
+        raise ValueError(f"--epp-drain-min ({least:g}) must be 0 to --epp-drain-timeout ({most:g})")
     return PickerOptions(
         pools=tuple(zip(listen, pools, strict=True)),
         tls=args.epp_tls,
         health_listen=args.epp_health_listen,
         sheddable=frozenset(args.epp_sheddable),
+        drain_least=least,
+        drain_most=most,
     )
 
 

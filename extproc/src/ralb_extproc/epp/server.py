@@ -95,11 +95,17 @@ class PickerServers:
         for health in self._healths:
             health.tell()
 
-    async def stop(self, grace: float) -> None:
-        """Say that we are not ready, let open requests end for up to ``grace`` seconds, then close."""
+    async def stop(self) -> None:
+        """Say that we are not ready, take calls for a while yet, let open requests end, then close.
+
+        Gateways notice late that a picker is about to go, and would find nobody there. An answer passes here until its end,
+        so cutting its stream cuts the answer.
+        """
+        options = self._options
         for health in self._healths:
             health.stop()
+        await asyncio.sleep(options.drain_least)
         servers = [server for _, _, server in self._ports]
         if self._health_server is not None:
             servers.append(self._health_server)
-        await asyncio.gather(*(server.stop(grace) for server in servers))
+        await asyncio.gather(*(server.stop(options.drain_most - options.drain_least) for server in servers))

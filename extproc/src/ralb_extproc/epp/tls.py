@@ -3,6 +3,9 @@
 Gateways usually take any certificate from their picker, so one made at the start is the default; it lives in memory only.
 One from a directory (a mounted Secret) is read again when its files change: new connections get the new one, open ones go
 on.
+
+Trap: a context that is loaded again keeps the certificate of before beside the new one if their keys are of different kinds,
+and goes on showing it. So what is read makes a new context, and the one servers were given hands every connection to it.
 """
 
 import contextlib
@@ -48,41 +51,54 @@ class PickerTls:
         self._seen: tuple[tuple[int, int, int], ...] = ()
         if mode == OFF:
             return
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self.context.set_alpn_protocols(["h2"])
+        self.context = _context()
         if mode == SELF_SIGNED:
             _load_self_signed(self.context)
         elif mode.startswith(DIRECTORY) and len(mode) > len(DIRECTORY):
             self._folder = Path(mode.removeprefix(DIRECTORY))
             self._seen = self._state(self._folder)
             _load(self.context, self._folder)
+            self._newest = self.context
+            # Called for every connection, whether or not the client names a server.
+            self.context.sni_callback = self._hand_over
         else:
             raise ValueError(f"--epp-tls is off, self-signed or dir:PATH, not {mode!r}")
 
     def refresh(self) -> bool:
         """Read the files again if they changed; whether they were. Broken ones leave the old in use."""
-        folder, context = self._folder, self.context
-        if folder is None or context is None:
+        folder = self._folder
+        if folder is None:
             return False
         try:
             state = self._state(folder)
             if state == self._seen:
                 return False
             self._seen = state
-            # Tried on another one first: a key that does not fit would leave this one with neither.
-            _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), folder)
-            _load(context, folder)
+            newest = _context()
+            _load(newest, folder)
+            self._newest = newest
         except (OSError, ValueError) as error:
             _LOG.error("the certificate in %s cannot be used, the one before stays: %s", folder, error)
             return False
         _LOG.info("the certificate in %s was read again", folder)
         return True
 
+    def _hand_over(
+        self, connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _context: ssl.SSLContext
+    ) -> None:
+        connection.context = self._newest
+
     @staticmethod
     def _state(folder: Path) -> tuple[tuple[int, int, int], ...]:
         stats = [(folder / name).stat() for name in ("tls.crt", "tls.key")]
         return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    return context
 
 
 def _load(context: ssl.SSLContext, folder: Path) -> None:
