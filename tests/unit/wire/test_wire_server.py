@@ -14,6 +14,7 @@ from ralb_extproc.wire import Call, Limits, Server, Status
 from ralb_extproc.wire import server as server_module
 
 MIB = 1024 * 1024
+KEEPALIVE = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
 OPTIONS = [("grpc.max_receive_message_length", 64 * MIB), ("grpc.max_send_message_length", 64 * MIB)]
 
 
@@ -353,3 +354,23 @@ async def test_ipv6_addresses_stay_usable() -> None:
         pytest.skip("no IPv6 here")
     async with serve("[::1]:0") as (_, channel):
         await still_serves(channel)
+
+
+async def test_peers_that_fall_silent_are_asked_whether_they_live() -> None:
+    server = Server()
+    address = await server.start("127.0.0.1:0")
+    host, _, port = address.rpartition(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    try:
+        await until(lambda: bool(server.peers))
+        (peer,) = server.peers
+        assert peer._transport is not None
+        connection = peer._transport.get_extra_info("socket")
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+            asked = [connection.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in KEEPALIVE]
+            assert asked[0] + asked[1] * asked[2] <= 60
+    finally:
+        writer.close()
+        await server.stop(0)

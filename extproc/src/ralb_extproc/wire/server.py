@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Final, cast
@@ -15,6 +16,8 @@ _LOG = logging.getLogger(__name__)
 _MAX_UNSENT: Final = 256 * 1024 * 1024
 # How long a connection that is closed may take for the last bytes.
 _LINGER_S: Final = 2.0
+# A peer whose machine is gone says nothing. It is noticed after about this long, and what is held for its calls let go.
+_SILENT_S: Final = 60
 
 
 class _Peer(asyncio.Protocol):
@@ -26,6 +29,7 @@ class _Peer(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        _notice_loss(transport.get_extra_info("socket"))
         self._server.peers.add(self)
         if self._server.stopping:
             self.connection.leave()
@@ -132,3 +136,14 @@ class Server:
         deadline = loop.time() + _LINGER_S + 0.5
         while self.peers and loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+
+
+def _notice_loss(connection: socket.socket | None) -> None:
+    """Have the system ask silent peers whether they live; as far as it can."""
+    if connection is None or connection.family == getattr(socket, "AF_UNIX", None):
+        return
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    values = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", _SILENT_S * 1000))
+    for name, value in values:
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
