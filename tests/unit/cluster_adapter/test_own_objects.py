@@ -187,3 +187,57 @@ async def test_it_starts_when_all_is_listed_and_is_stopped(
     with contextlib.suppress(asyncio.CancelledError):
         await task
     assert not any(thread.name == "kopf" for thread in threading.enumerate())
+
+
+async def test_kopf_that_went_deaf_is_begun_anew(
+    api: FakeApi, client: ApiClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused watch of kopf's ends for good: without a new kopf every edit would be found by a list, a second late."""
+    monkeypatch.setattr(watch_objects, "TOLD_S", 0.02)
+    monkeypatch.setattr(watch_objects, "DEAF_S", 0.05)
+    takes: list[Callable[..., None]] = []
+
+    def silent(source: Any, namespaces: Any, take: Callable[..., None], stop: threading.Event) -> None:
+        takes.append(take)
+        stop.wait()
+
+    monkeypatch.setattr(kopf_thread, "run_kopf", silent)
+    for kind in OURS:
+        api.objects[kind.paths()[0]] = {}
+    store = Store()
+    own = OwnObjects(client, CredentialsSource(api.kubeconfig(tmp_path)), store, (), times=QUICK)
+    task = asyncio.create_task(own.run())
+    await wait_until(lambda: takes and api.watching == len(OURS))
+    api.put(PATH, "a", spec=SPEC)
+    await wait_until(lambda: len(takes) == 2, what="kopf is begun anew")
+    # The old one is not listened to any more, the new one is.
+    takes[0]("ModelPool", "ns", "ADDED", {"metadata": {"name": "x", "namespace": "ns", "resourceVersion": "9998"}})
+    takes[1]("ModelPool", "ns", "ADDED", {"metadata": {"name": "y", "namespace": "ns", "resourceVersion": "9999"}})
+    await wait_until(lambda: names(store) == {"a", "y"})
+    assert own.kopf_starts == 2
+    assert sum(thread.name == "kopf" for thread in threading.enumerate()) == 1
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert not any(thread.name == "kopf" for thread in threading.enumerate())
+
+
+async def test_kopf_that_is_late_only_goes_on(api: FakeApi, client: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_objects, "TOLD_S", 0.02)
+    monkeypatch.setattr(watch_objects, "DEAF_S", 0.05)
+    deaf: list[bool] = []
+    api.objects[PATH] = {}
+    store = Store()
+    follower = Follower(client, store, POOL, "", lambda: None, QUICK, lambda: deaf.append(True))
+    tasks = [asyncio.create_task(follower.run()), asyncio.create_task(follower.witness.run())]
+    await wait_until(lambda: api.watching)
+    made = api.put(PATH, "a", spec=SPEC)
+    await wait_until(lambda: follower.overtaken == 1)
+    follower.take("ADDED", made)
+    await wait_until(lambda: not follower._listening)
+    assert not deaf
+    api.put(PATH, "b", spec=SPEC)
+    await wait_until(lambda: deaf)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

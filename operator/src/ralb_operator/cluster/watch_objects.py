@@ -5,7 +5,8 @@ low-level ``on.event`` is used: nothing is ever written on users' objects.
 
 The trap: after a broken watch kopf lists again and tells of the survivors, never of what vanished, and it tells nothing at all
 when nothing survived. So objects are taken out of the store by a watch of metadata (a few hundred bytes per change), which lists
-and replaces after a gap; and when it knows of a generation that kopf has not told of a second later, the kind is listed.
+and replaces after a gap; and when it knows of a generation that kopf has not told of a second later, the kind is listed. Where
+kopf goes on saying nothing it is begun anew: a refusal (rights or a CRD that were away for a moment) ends its watch for good.
 """
 
 import asyncio
@@ -27,6 +28,8 @@ _LOG = logging.getLogger(__name__)
 RESYNC_S: Final = 300.0
 # How long kopf may take to tell of a change that the metadata shows.
 TOLD_S: Final = 1.0
+# How long after such a change it may say nothing of that kind at all, before it counts as deaf. It waits 5 s for a server.
+DEAF_S: Final = 15.0
 _JOIN_S: Final = 15.0
 
 
@@ -40,6 +43,7 @@ class Follower:
         namespace: where; "" = everywhere.
         on_state: called when ``not_ready`` may have changed.
         times: how patient to be.
+        on_deaf: called when kopf does not tell of this kind any more.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Follower:
         namespace: str,
         on_state: Callable[[], None],
         times: Times | None = None,
+        on_deaf: Callable[[], None] = lambda: None,
     ) -> None:
         self.kind = kind
         self.namespace = namespace
@@ -58,6 +63,9 @@ class Follower:
         self._client = client
         self._store = store
         self._on_state = on_state
+        self._on_deaf = on_deaf
+        self._told_of = 0
+        self._listening = False
         self._asked = asyncio.Event()
         self._problem = ""
         self._path = kind.paths(namespace)[0]
@@ -109,6 +117,7 @@ class Follower:
 
     def take(self, event_type: str | None, data: Mapping[str, Any]) -> None:
         """An event of kopf's; ``event_type`` None for objects it listed."""
+        self._told_of += 1
         metadata = data.get("metadata")
         if not isinstance(metadata, Mapping) or not metadata.get("name"):
             return
@@ -172,6 +181,14 @@ class Follower:
         if not self._told(key, item):
             self.overtaken += 1
             self.ask()
+            if not self._listening:
+                self._listening = True
+                asyncio.get_running_loop().call_later(DEAF_S, self._heard, self._told_of)
+
+    def _heard(self, told_of: int) -> None:
+        self._listening = False
+        if self._told_of == told_of:
+            self._on_deaf()
 
 
 class OwnObjects:
@@ -184,6 +201,10 @@ class OwnObjects:
         namespaces: where; none = everywhere.
         on_state: called when ``not_ready`` may have changed.
         times: how patient to be.
+
+    Attributes:
+        followers: by kind and scope.
+        kopf_starts: how often kopf was begun.
     """
 
     def __init__(
@@ -199,10 +220,12 @@ class OwnObjects:
         self._source = source
         self._namespaces = tuple(namespaces)
         self.followers = {
-            (kind.name, namespace): Follower(client, store, kind, namespace, on_state, times)
+            (kind.name, namespace): Follower(client, store, kind, namespace, on_state, times, self._is_deaf)
             for kind in OURS
             for namespace in (self._namespaces or ("",))
         }
+        self.kopf_starts = 0
+        self._deaf = asyncio.Event()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
 
@@ -214,7 +237,7 @@ class OwnObjects:
         """Follow everything until cancelled.
 
         Raises:
-            RuntimeError: kopf ended by itself; the text says why.
+            RuntimeError: kopf ended by itself, or does not end; the text says why.
         """
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -224,13 +247,29 @@ class OwnObjects:
                 for follower in self.followers.values():
                     # kopf looks once which kinds there are, so all must be there before it starts.
                     await follower.listed.wait()
+                deaf = tasks.create_task(self._begin_anew_when_deaf())
                 self._start_kopf()
-                raise RuntimeError(await self.kopf_ended)
+                await asyncio.wait((self.kopf_ended, deaf), return_when=asyncio.FIRST_COMPLETED)
+                raise RuntimeError(self.kopf_ended.result() if self.kopf_ended.done() else "kopf does not end")
         finally:
             await self._stop_kopf()
 
+    def _is_deaf(self) -> None:
+        self._deaf.set()
+
+    async def _begin_anew_when_deaf(self) -> None:
+        while True:
+            await self._deaf.wait()
+            _LOG.warning("kopf does not tell of changes any more; it is begun anew")
+            if not await self._stop_kopf():
+                return
+            self._deaf.clear()
+            self._start_kopf()
+
     def _start_kopf(self) -> None:
         loop = asyncio.get_running_loop()
+        stop = self._stop = threading.Event()
+        self.kopf_starts += 1
 
         def take(kind: str, namespace: str, event_type: str | None, data: Mapping[str, Any]) -> None:
             follower = self.followers.get((kind, namespace if self._namespaces else ""))
@@ -238,7 +277,7 @@ class OwnObjects:
                 follower.take(event_type, data)
 
         def hand_over(*args: Any) -> None:
-            if not self._stop.is_set():
+            if not stop.is_set():
                 loop.call_soon_threadsafe(take, *args)
 
         def ended(why: str) -> None:
@@ -249,22 +288,25 @@ class OwnObjects:
             from ralb_operator.cluster.kopf_thread import run_kopf
 
             try:
-                run_kopf(self._source, self._namespaces, hand_over, self._stop)
+                run_kopf(self._source, self._namespaces, hand_over, stop)
                 why = "kopf ended"
             except BaseException as error:
                 _LOG.exception("kopf failed")
                 why = f"kopf failed: {type(error).__name__}: {error}"
-            if not self._stop.is_set():
+            if not stop.is_set():
                 loop.call_soon_threadsafe(ended, why)
 
-        # Not a daemon: it is told to stop and waited for, and a thread that is cut off at exit may crash the interpreter.
+        # It is told to stop and waited for; a daemon only so that one that hangs does not keep the process from ending.
         self._thread = threading.Thread(target=body, name="kopf", daemon=True)
         self._thread.start()
 
-    async def _stop_kopf(self) -> None:
+    async def _stop_kopf(self) -> bool:
+        """Whether it ended."""
         self._stop.set()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, _JOIN_S)
             if self._thread.is_alive():
                 _LOG.warning("kopf did not end within %g s", _JOIN_S)
+                return False
             self._thread = None
+        return True
