@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from ralb_api.objects import ExternalBackend, ModelPool, ProviderSchema, ServiceBackend, TLSMode
 from ralb_api.objects.backend import InferencePoolBackend
@@ -213,10 +214,11 @@ def _api_key(value: bytes) -> tuple[bytes, str]:
     return key, ""
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _certificates(value: bytes) -> tuple[bytes, str]:
+    """(the certificates and nothing else, ""), or what is wrong. A key put beside them would show in Envoy's config dump."""
     try:
-        x509.load_pem_x509_certificates(value)
-    except ValueError:
+        found = x509.load_pem_x509_certificates(value)
+        return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in dict.fromkeys(found)), ""
+    except Exception:  # the parser has exceptions of its own beside ValueError, such as InvalidVersion
         return b"", "is not a list of PEM certificates"
-    return value, ""
