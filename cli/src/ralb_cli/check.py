@@ -2,10 +2,12 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
+    from ralb_api.problems import Problem
     from ralb_operator.view import View
 
 OK, ERRORS, USAGE = 0, 1, 2
@@ -32,7 +34,7 @@ def check(path: str, *, as_json: bool, stream: TextIO, errors: TextIO) -> int:
     # Here, not above, so that `ralb --help` need not wait for pydantic and Envoy's message types.
     from ralb_api.problems import Problem, Severity
     from ralb_operator import files
-    from ralb_operator.compile import compile_view
+    from ralb_operator.compile import compile_view, may_be_elsewhere
 
     source = Path(path)
     if not source.exists():
@@ -42,7 +44,10 @@ def check(path: str, *, as_json: bool, stream: TextIO, errors: TextIO) -> int:
         print(f"ralb check: {path}: no *.yaml or *.yml file in it", file=errors)
         return USAGE
     view = files.load(source)
-    problems = sorted({*view.problems, *compile_view(view).problems}, key=Problem.sort_key)
+    found = {*view.problems, *compile_view(view).problems}
+    problems = sorted(
+        (_milder(problem) if may_be_elsewhere(problem) else problem for problem in found), key=Problem.sort_key
+    )
     wrong = sum(problem.severity is Severity.ERROR for problem in problems)
     if as_json:
         import orjson
@@ -58,6 +63,14 @@ def check(path: str, *, as_json: bool, stream: TextIO, errors: TextIO) -> int:
             stream.write(f"{problem.severity}: {problem}\n")
         stream.write(_summary(view, wrong, len(problems) - wrong) + "\n")
     return ERRORS if wrong else OK
+
+
+def _milder(problem: "Problem") -> "Problem":
+    """Secrets are in no repository, and Services may be in another: that they are not in the files is no mistake of the files."""
+    from ralb_api.problems import Severity
+
+    hint = f"fine if the cluster has what these files lack; else {problem.hint}"
+    return replace(problem, severity=Severity.WARNING, hint=hint)
 
 
 def _counts(view: "View") -> dict[str, int]:

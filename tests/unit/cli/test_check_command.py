@@ -51,6 +51,53 @@ def test_warnings_are_fine(tmp_path: Path) -> None:
     assert text.endswith("0 pools, 0 tiers, 0 policies: 1 warning\n")
 
 
+BACKENDS = {
+    "external: {host: api.example.com, credentialsRef: {name: key}}": "credentialsRef: there is no Secret m/key",
+    "external: {host: a.example.com, tls: {caCertificateRef: {name: ca}}}": "caCertificateRef: there is no Secret m/ca",
+    "service: {name: chat, port: 80}": "service: there is no Service m/chat",
+    "service: {name: chat, port: 80, namespace: other}": "may not refer to Service other/chat",
+    "inferencePool: {name: chat}": "inferencePool: there is no InferencePool m/chat",
+}
+POOL = """apiVersion: ralb.dev/v1alpha1
+kind: ModelPool
+metadata: {{name: chat, namespace: m}}
+spec: {{model: {{name: chat}}, backend: {{{backend}}}}}
+"""
+
+
+@pytest.mark.parametrize(("backend", "said"), BACKENDS.items(), ids=range(len(BACKENDS)))
+def test_what_only_a_cluster_has_is_no_error(tmp_path: Path, backend: str, said: str) -> None:
+    (tmp_path / "a.yaml").write_text(POOL.format(backend=backend))
+    code, out, _ = checked(tmp_path)
+    assert code == 0, out
+    assert out.startswith("warning: ")
+    assert said in out
+    assert "fine if the cluster has what these files lack; else " in out
+    assert out.endswith("1 pool, 0 tiers, 0 policies: 1 warning\n")
+
+
+@pytest.mark.parametrize(
+    ("there", "backend", "said"),
+    [
+        (
+            "apiVersion: v1\nkind: Service\nmetadata: {name: chat, namespace: m}\nspec: {ports: [{port: 81}]}\n",
+            "service: {name: chat, port: 80}",
+            "has no port 80",
+        ),
+        (
+            "apiVersion: v1\nkind: Secret\nmetadata: {name: key, namespace: m}\nstringData: {other: x}\n",
+            "external: {host: api.example.com, credentialsRef: {name: key}}",
+            "has no key apiKey",
+        ),
+    ],
+)
+def test_what_is_there_and_unfit_is_an_error(tmp_path: Path, there: str, backend: str, said: str) -> None:
+    (tmp_path / "a.yaml").write_text(there + "---\n" + POOL.format(backend=backend))
+    code, out, _ = checked(tmp_path)
+    assert code == 1, out
+    assert said in out
+
+
 def test_what_compile_finds_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(TIER.replace("level: 0", "level: 1"))
     code, text, _ = checked(tmp_path)

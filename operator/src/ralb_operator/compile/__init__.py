@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from ralb_api.objects import ModelPool
 from ralb_api.objects.common import seconds
 from ralb_api.problems import ObjectKey, Problem
-from ralb_operator.compile.backends import Backing, backends
+from ralb_operator.compile.backends import Backing, backends, may_be_elsewhere
 from ralb_operator.compile.envoy.clusters import PoolCluster, nowhere_cluster, pool_cluster, processor_cluster
 from ralb_operator.compile.envoy.endpoints import assignment
 from ralb_operator.compile.envoy.listener import listener
@@ -23,7 +23,7 @@ from ralb_operator.compile.statuses import statuses
 from ralb_operator.view import Gateway, View
 from ralb_operator.xds.resources import Resources
 
-__all__ = ["Condition", "ConditionType", "Reason", "Result", "Status", "compile_view", "needs"]
+__all__ = ["Condition", "ConditionType", "Reason", "Result", "Status", "compile_view", "may_be_elsewhere", "needs"]
 
 
 def compile_view(view: View) -> Result:

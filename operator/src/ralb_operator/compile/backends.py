@@ -26,6 +26,15 @@ from ralb_operator.view import EndpointSlice, InferencePool, Service, View
 
 _MAX_KEY_BYTES = 8192
 _MAX_NAMED = 10
+# What is named there is not RALB's, nor are the grants that permit it.
+_FOREIGN = frozenset(
+    {
+        "spec.backend.inferencePool",
+        "spec.backend.service",
+        "spec.backend.external.credentialsRef",
+        "spec.backend.external.tls.caCertificateRef",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +92,11 @@ def backends(view: View, pools: Mapping[ObjectKey, ModelPool]) -> Backends:
     for key, endpoints in select(selections, view.pods).items():
         found[key] = Backing(endpoints=endpoints)
     return Backends({key: found[key] for key in pools}, tuple(resolver.problems))
+
+
+def may_be_elsewhere(problem: Problem) -> bool:
+    """Whether it is only that a Secret, Service, InferencePool or ReferenceGrant is not in view; files rarely hold all."""
+    return problem.field in _FOREIGN and problem.reason in (Reason.REF_NOT_FOUND, Reason.REF_NOT_PERMITTED)
 
 
 class _Resolver:
