@@ -73,6 +73,27 @@ async def test_from_nothing_to_programmed_and_what_an_edit_brings(objects: Objec
             await objects.until("ModelPool", "p", "Programmed", "True")
 
 
+async def test_a_pool_that_was_made_anew_is_another_one(objects: Objects, tmp_path: Path) -> None:
+    """Deleted and made again within a second: generation and time of creation are the same, what Envoy has is not."""
+    async with (
+        running_replica(objects.plane, objects.namespace, tmp_path, "a") as replica,
+        connected_gateway(replica) as (envoy, _),
+    ):
+        await make_all(objects)
+        await all_programmed(objects)
+        # Both have to be of the same second.
+        await wait_until(lambda: datetime.now(UTC).microsecond < 100_000)
+        await objects.delete("ModelPool", "p")
+        await objects.apply("ModelPool", "p", served("first.example.com"))
+        await all_programmed(objects)
+        envoy.hold = True
+        await objects.delete("ModelPool", "p")
+        await objects.apply("ModelPool", "p", served("second.example.com"))
+        await objects.until("ModelPool", "p", "Programmed", "Unknown", "Pending", 30)
+        await envoy.release()
+        await objects.until("ModelPool", "p", "Programmed", "True")
+
+
 async def test_conditions_times_and_events_move_with_the_truth_only(objects: Objects, tmp_path: Path) -> None:
     async with (
         running_replica(objects.plane, objects.namespace, tmp_path, "a") as replica,

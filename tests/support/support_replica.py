@@ -128,6 +128,9 @@ class Objects:
         }
         return dict(await asyncio.to_thread(self.plane.api.apply, self._path(kind, name), manifest))
 
+    async def delete(self, kind: str, name: str) -> None:
+        await asyncio.to_thread(self.plane.api.request, "DELETE", self._path(kind, name))
+
     async def get(self, kind: str, name: str) -> dict[str, Any]:
         return dict(await asyncio.to_thread(self.plane.api.request, "GET", self._path(kind, name)))
 

@@ -277,6 +277,7 @@ class Metadata(BaseModel):
     annotations: dict[str, str] = Field(default_factory=dict)
     generation: int = 0
     creation_timestamp: str = ""
+    uid: str = ""
 
 
 class Object(BaseModel):

@@ -146,7 +146,8 @@ class Reporter:
         if applied.report.outcome is Outcome.SUPERSEDED:
             return
         objects: dict[ObjectKey, Object] = {**view.pools, **view.tiers, **view.policies, **view.others}
-        generations = {key: (obj.metadata.creation_timestamp, obj.metadata.generation) for key, obj in objects.items()}
+        # Not the time of creation: two of one name may be of the same second.
+        generations = {key: (obj.metadata.uid, obj.metadata.generation) for key, obj in objects.items()}
         used = used_objects(applied.result.snapshot)
         edition = self._history.add(generations, used)
         self._last = _Seen(applied.result, objects, view.problems, used, edition)
