@@ -87,9 +87,10 @@ def test_columns(control_plane: ControlPlane, sampled: str) -> None:
             tables[short, wide] = dict(zip(names, cells, strict=True))
             assert re.fullmatch(r"\d+[sm]", tables[short, wide].pop("AGE"))
     usual = {"NAME": "sample", "ACCEPTED": "True", "PROGRAMMED": "Unknown"}
-    assert tables["mp", False] == {**usual, "MODEL": "meta-llama/Llama-3.1-8B", "READY": "2", "PODS": "3"}
-    assert tables["mt", False] == {**usual, "LEVEL": "100", "FALLBACK": "large"}
-    assert tables["rp", False] == {**usual, "MODELS": '["auto","best"]', "DEFAULT": "small"}
+    referring = {**usual, "RESOLVEDREFS": "False"}
+    assert tables["mp", False] == {**referring, "MODEL": "meta-llama/Llama-3.1-8B", "READY": "2", "PODS": "3"}
+    assert tables["mt", False] == {**referring, "LEVEL": "100", "FALLBACK": "large"}
+    assert tables["rp", False] == {**referring, "MODELS": '["auto","best"]', "DEFAULT": "small"}
     assert tables["tn", False] == {**usual, "PRIORITY": "Critical", "WEIGHT": "10", "TOKENS/MIN": "1000000"}
     assert tables["sr", False] == {**usual, "THRESHOLD": "1", "EMBEDDER": "BuiltIn"}
     assert tables["tb", False] == {**usual, "ON ERROR": "Model", "TIMEOUT": "1s"}
@@ -105,6 +106,28 @@ def test_columns(control_plane: ControlPlane, sampled: str) -> None:
     assert tables["tn", True] == {**tables["tn", False], **usual, "REQUESTS/MIN": "600", "TIERS": '["small","large"]'}
     assert tables["sr", True] == {**tables["sr", False], **usual, "BAND": "0", "MARGIN": "0.2"}
     assert tables["tb", True] == {**tables["tb", False], **usual, "MCP": "https://tools.example.com/mcp", "LOOKUP": ""}
+
+
+def test_the_engine_of_any_backend_is_shown(control_plane: ControlPlane, namespace: str) -> None:
+    backends = {
+        "pods": {"selector": {"matchLabels": {"app": "a"}}, "engine": "SGLang"},
+        "service": {"name": "a", "port": 80, "engine": "Generic"},
+        "inferencePool": {"name": "a", "engine": "SGLang"},
+        "external": {"host": "api.example.com"},
+    }
+    shown = {}
+    for form, backend in backends.items():
+        spec = {"model": {"name": "m"}, "backend": {form: backend}}
+        pool = {
+            "apiVersion": "ralb.dev/v1alpha1",
+            "kind": "ModelPool",
+            "metadata": {"name": form.lower()},
+            "spec": spec,
+        }
+        create(control_plane, namespace, pool)
+        head, row = control_plane.kubectl("get", "mp", form.lower(), "-n", namespace, "-o", "wide").stdout.splitlines()
+        shown[form] = row[head.index("ENGINE") :].split()[0]
+    assert shown == {"pods": "SGLang", "service": "Generic", "inferencePool": "SGLang", "external": "api.example.com"}
 
 
 def test_the_category_lists_all_kinds(control_plane: ControlPlane, sampled: str) -> None:

@@ -243,7 +243,7 @@ _OWN_COLUMNS: dict[str, list[Column]] = {
 }
 _WIDE_COLUMNS: dict[str, list[Column]] = {
     "ModelPool": [
-        _column("Engine", ".spec.backend.pods.engine", wide=True),
+        _column("Engine", ".spec.backend.*.engine", wide=True),
         _column("Provider", ".spec.backend.external.host", wide=True),
         _column("Context", ".spec.model.contextWindow", "integer", wide=True),
         _column("$/M in", ".spec.cost.inputPerMillion", "number", wide=True),
@@ -269,11 +269,16 @@ _WIDE_COLUMNS: dict[str, list[Column]] = {
 }
 
 
+# Kinds whose references are followed.
+_REFERRING = ("ModelPool", "ModelTier", "RoutingPolicy")
+
+
 def _columns(kind: str) -> list[Column]:
     return [
         *_OWN_COLUMNS[kind],
         _condition("Accepted"),
-        _condition("ResolvedRefs", wide=True),
+        # Of a pool whose Secret is missing, or a tier whose pools are, all other columns look well.
+        _condition("ResolvedRefs", wide=kind not in _REFERRING),
         _condition("Programmed"),
         _column("Reason", '.status.conditions[?(@.type=="Accepted")].reason', wide=True),
         *_WIDE_COLUMNS[kind],

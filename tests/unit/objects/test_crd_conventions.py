@@ -135,8 +135,9 @@ def test_printer_columns_point_at_fields(kind: str) -> None:
     assert shown[-1] == "Age"
     assert 4 <= len(shown) <= 7
     assert {"Accepted", "Programmed"} <= set(shown)
+    assert ("ResolvedRefs" in shown) == (kind in ("ModelPool", "ModelTier", "RoutingPolicy"))
     for column in columns:
-        path = column["jsonPath"].removeprefix(".").partition("[?")[0].split(".")
+        path = column["jsonPath"].replace(".*.", ".inferencePool.").removeprefix(".").partition("[?")[0].split(".")
         if path[0] == "metadata":
             continue
         found = at(ROOTS[kind], tuple(path))

@@ -113,7 +113,8 @@ class CircuitBreaker(Spec):
         default=100_000,
         ge=1,
         le=4_000_000,
-        description="maxRequests is how many requests one gateway may have open to the pool. Defaults to 100000.",
+        description="maxRequests is how many requests one gateway may have open to the pool; those that come to it by "
+        "failover from another model are counted apart. Defaults to 100000.",
     )
     retry_budget_percent: int = Field(
         default=50,
@@ -175,8 +176,8 @@ class ModelPoolSpec(Spec):
     labels: dict[LabelKey, LabelValue] = Field(
         default_factory=dict,
         max_length=32,
-        description="labels describe the pool (region, zone, compliance) in decision records. Empty, the default, "
-        "means none.",
+        description="labels describe the pool, such as its region or what data it may see, for a Tenant's "
+        "compliance.poolLabels to choose by. Empty, the default, means none.",
     )
 
 
