@@ -142,4 +142,8 @@ class SnapshotFollower:
             except ValueError as error:
                 self.error = str(error)
                 _LOG.error("snapshot %s refused, %s stays in use: %s", snapshot.version, self.version or "none", error)
+            except Exception as error:
+                # A defect of ours. It costs this snapshot, never the following of later ones.
+                self.error = f"unexpected {type(error).__name__}"
+                _LOG.exception("snapshot %s refused, %s stays in use", snapshot.version, self.version or "none")
             acks.put_nowait(pb.WatchRequest(node_id=self._node, version=self.version, error=self.error))
