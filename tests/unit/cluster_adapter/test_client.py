@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from support_fake_api import FakeApi, Fault
+from support_net import wait_until
 
 from ralb_operator.cluster import client as module
 from ralb_operator.cluster.client import ApiClient, ApiError
@@ -60,6 +61,20 @@ async def test_a_hanging_server_is_left(api: FakeApi, client: ApiClient) -> None
     with pytest.raises(ApiError) as caught:
         await client.request("GET", PATH, timeout=0.1)
     assert caught.value.reason == "Timeout"
+
+
+async def test_lists_that_wait_hold_up_nobody_else(api: FakeApi, client: ApiClient) -> None:
+    """An overloaded server lets lists wait; Leases are served apart there, and must be renewed."""
+    lease = "/apis/coordination.k8s.io/v1/namespaces/ns/leases/x"
+    api.objects |= {PATH: {}, lease: {}}
+    api.faults += [Fault(hang=True, path=PATH) for _ in range(100)]
+    lists = [asyncio.create_task(client.request("GET", PATH, params={"limit": "500"})) for _ in range(100)]
+    await wait_until(lambda: len(api.requests) == module._CONCURRENT)
+    assert await client.request("GET", lease, timeout=5.0)
+    assert api.count(PATH, watch=False) == module._CONCURRENT, "no more lists at once"
+    for task in lists:
+        task.cancel()
+    await asyncio.gather(*lists, return_exceptions=True)
 
 
 async def test_garbage_is_not_an_answer(api: FakeApi, client: ApiClient) -> None:

@@ -5,6 +5,7 @@ them leaves this module; callers see ``ApiError`` only, and ``CredentialsError``
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import socket
@@ -41,6 +42,7 @@ APPLY_PATCH: Final = "application/apply-patch+yaml"
 MAX_RESPONSE_BYTES: Final = 128 * 1024 * 1024
 # etcd takes objects up to 1.5 MiB by default; JSON and managedFields may make more of it.
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
+# Lists at the same time.
 _CONCURRENT: Final = 32
 _TRIES: Final = 4
 _MAX_RETRY_AFTER_S: Final = 10.0
@@ -67,7 +69,7 @@ class ApiClient:
         self._read_at = 0.0
         self._reloaded_at = -_RELOAD_S
         self._reading = asyncio.Lock()
-        self._slots = asyncio.Semaphore(_CONCURRENT)
+        self._lists = asyncio.Semaphore(_CONCURRENT)
         self._sockets: WeakSet[socket.socket] = WeakSet()
 
     async def __aenter__(self) -> Self:
@@ -138,7 +140,9 @@ class ApiClient:
         data = None if body is None else orjson.dumps(body)
         headers = {"accept": accept} | ({} if data is None else {"content-type": content_type})
         try:
-            async with asyncio.timeout(timeout), self._slots:
+            # Lists of hundreds of watches that all begin must not bury the server, nor may they hold up a Lease's renewal.
+            slot = self._lists if params is not None and "limit" in params else contextlib.nullcontext()
+            async with asyncio.timeout(timeout), slot:
                 return await self._patiently(method, path, params, data, headers)
         except TimeoutError:
             raise ApiError(0, TIMEOUT, f"{method} {path} had no answer within {timeout:g} s") from None
@@ -225,7 +229,7 @@ class ApiClient:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            # No limit here: what is bounded are requests (``_slots``), and watches by those who start them.
+            # No limit here: lists are bounded (``_lists``), and watches and writes by those who start them.
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30, socket_factory=self._socket)
             self._session = aiohttp.ClientSession(
                 connector=connector,
