@@ -16,8 +16,9 @@ import pytest_asyncio
 from support_cluster import ControlPlane, running_control_plane
 from support_cluster_api import AuditEntry
 from support_cluster_fixtures import REPOSITORY, install_crds, require
+from support_load import Load
 from support_net import wait_until
-from support_stack import Load, policy, tier
+from support_stack import policy, tier
 from support_world import World, running_gateway, running_world
 
 pytestmark = [

@@ -1,10 +1,13 @@
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 import yaml
 from support_gateway import MAX_BODY, Gateway, Pods, gateway, processor_serving
 from support_net import free_port
+from support_provider import KEY, Authority, World, secret, world
 
 from ralb_operator.compile import Result, compile_view
 from ralb_operator.files import load
@@ -89,3 +92,22 @@ def gw(whole_gateway: Gateway) -> Gateway:
     """The running gateway, all scripts and records empty."""
     whole_gateway.reset()
     return whole_gateway
+
+
+# ---- providers ----
+
+
+@pytest.fixture
+async def there(tmp_path: Path) -> AsyncIterator[World]:
+    async with world(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture
+def secrets(authority: Authority) -> list[dict[str, Any]]:
+    return [secret("key", apiKey=KEY + "\n"), secret("ca", **{"ca.crt": authority.pem})]

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from support_load import Answer, Load, wait_for
 from support_net import free_port, wait_until
-from support_stack import Answer, Load, Stack, policy, pool, running_stack, tier, wait_for
+from support_stack import Stack, policy, pool, running_stack, tier
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 

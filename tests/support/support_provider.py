@@ -1,5 +1,6 @@
 """Providers outside the cluster: HTTPS servers with certificates of their own, and a gateway whose objects change."""
 
+import json
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -21,6 +22,9 @@ from ralb_operator.files import load
 from ralb_operator.view import Gateway as GatewaySettings
 
 NAME = "api.provider.test"
+KEY = "sk-first-0123456789abcdef"
+OTHER_KEY = "sk-other-fedcba9876543210"
+CLIENT = {"authorization": "Bearer of-the-client", "x-api-key": "of-the-client"}
 
 
 class Authority:
@@ -236,3 +240,19 @@ async def http2_front(folder: Path, authority: Authority, server: str) -> AsyncI
 
 def _socket(host: str, port: int) -> dict[str, Any]:
     return {"socket_address": {"address": host, "port_value": port}}
+
+
+async def start(there: World, authority: Authority, *names: str) -> None:
+    await there.pods.start(*names, tls=authority.server(there.folder))
+
+
+def local(there: World, name: str) -> list[dict[str, Any]]:
+    """A pool of one pod, which must be started."""
+    return [
+        model_pool(name, pods={"selector": {"matchLabels": {"app": name}}}),
+        pod(f"{name}-0", there.pods.addresses[name], name),
+    ]
+
+
+def error_code(body: bytes) -> str:
+    return str(json.loads(body)["error"]["code"])
