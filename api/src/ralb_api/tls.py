@@ -67,7 +67,11 @@ def check(cert: bytes, key: bytes, ca: bytes, now: float) -> Material:
         private = serialization.load_pem_private_key(key, password=None)
     except Exception as error:
         raise BadMaterial(f"{KEY_FILE} holds no usable private key in PEM ({type(error).__name__})") from None
-    if _public(leaf.public_key()) != _public(private.public_key()):
+    try:
+        belongs = _public(leaf.public_key()) == _public(private.public_key())
+    except Exception as error:  # keys are parsed only now, and some are of kinds nobody knows
+        raise BadMaterial(f"{CERT_FILE} holds no usable public key ({type(error).__name__})") from None
+    if not belongs:
         raise BadMaterial(f"{KEY_FILE} is not the key of the certificate in {CERT_FILE}")
     start, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
     if now >= end.timestamp():

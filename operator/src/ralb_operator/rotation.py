@@ -195,7 +195,7 @@ def _usable(leaf: _Held, part: Part, authority: _Held, names: Names) -> bool:
         return False
     try:
         usages = leaf.cert.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (x509.ExtensionNotFound, ValueError):
+    except Exception:  # no such extension, or none of them can be read
         return False
     return LEAVES[part].value in usages and any(signed_by(leaf.cert, each) for each in authority.trusts)
 
@@ -223,5 +223,5 @@ def _bundle(trusted: Iterable[x509.Certificate]) -> bytes:
 def _parsed(pem: bytes) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem)
-    except ValueError:
+    except Exception:  # the parser has exceptions of its own beside ValueError, such as InvalidVersion
         return []
