@@ -61,7 +61,6 @@ async def running_replica(
         namespaces=(namespace,),
         identity=name,
         own_namespace=namespace,
-        drain_s=0.2,
         times=QUICK,
     )
     settings = {

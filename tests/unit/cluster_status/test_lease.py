@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support_fake_api import FakeApi, Fault
 from support_leases import Leases, Line
+from support_net import wait_until
 from support_virtual_time import run_virtually
 
+from ralb_operator.cluster.client import ApiClient
 from ralb_operator.cluster.lease import Elector, State, Timing
 
 
@@ -200,3 +203,15 @@ def test_two_processes_of_one_name_are_two() -> None:
 def test_times_that_would_allow_two_leaders_are_refused() -> None:
     with pytest.raises(ValueError, match="retry < deadline < duration"):
         Timing(duration=10, deadline=10)
+
+
+@pytest.mark.parametrize("answer", [b"", b"[]", b"{}"])
+async def test_what_is_no_lease_is_not_taken(api: FakeApi, client: ApiClient, answer: bytes) -> None:
+    api.faults += [Fault(body=answer, path="/lease") for _ in range(2)]
+    mine = Elector(client, "ns", "lease", "me", timing=Timing(duration=3, deadline=2.0, retry=0.01))
+    task = asyncio.create_task(mine.run())
+    await wait_until(lambda: mine.failures == 2)
+    assert not mine.leading
+    assert {method for method, _, _ in api.requests} == {"GET"}
+    await wait_until(lambda: mine.leading, what="the next answer is a good one")
+    await stop(task)

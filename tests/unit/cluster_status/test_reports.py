@@ -135,6 +135,17 @@ def test_nobody_reports_under_anothers_name_and_their_number_is_bounded(client: 
     assert len(peers.fresh()) == MAX_REPLICAS
 
 
+def test_leases_of_the_dead_do_not_shut_out_the_living(client: ApiClient) -> None:
+    now = 0.0
+    peers = Peers(client, "ns", "me", lambda: None, clock=lambda: now)
+    for i in range(MAX_REPLICAS):
+        peers._change("ADDED", item(Report(f"dead{i}"), str(i)))
+    now = 40.0
+    peers._change("ADDED", item(Report("alive"), "1000"))
+    assert [report.replica for report in peers.fresh()] == ["alive"]
+    assert len(peers._seen) == MAX_REPLICAS
+
+
 async def test_the_writer_writes_on_change_and_now_and_then(api: FakeApi, client: ApiClient) -> None:
     current = Report("a", "e1", "e1", snapshot="s1")
     writer = ReportWriter(client, "ns", lambda: current, renew_s=0.5)

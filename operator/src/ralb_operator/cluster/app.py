@@ -50,7 +50,6 @@ class Options:
         identity: name of this replica, unique among them: the pod's.
         own_namespace: where the operator itself runs.
         gateway: what is compiled into the configuration.
-        drain_s: seconds that streams get at the end.
         times: how patient to be with the API server.
     """
 
@@ -60,7 +59,6 @@ class Options:
     identity: str = ""
     own_namespace: str = ""
     gateway: Gateway = field(default_factory=Gateway)
-    drain_s: float = 5.0
     times: Times = field(default_factory=Times)
 
 

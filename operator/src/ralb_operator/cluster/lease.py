@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from ralb_operator.cluster.client import ApiClient, ApiError
+from ralb_operator.cluster.client import UNREADABLE, ApiClient, ApiError
 from ralb_operator.cluster.credentials import CredentialsError
 
 _LOG = logging.getLogger(__name__)
@@ -158,7 +158,10 @@ class Elector:
             self._observe({})
             await self._write("POST", self._collection, self._lease({}, 0), timeout)
             return
-        spec = lease.get("spec") if isinstance(lease, dict) else None
+        if not isinstance(lease, dict) or not _metadata(lease).get("resourceVersion"):
+            # Written over without that precondition, it could be taken from a leader.
+            raise ApiError(0, UNREADABLE, "what the API server gave is no Lease")
+        spec = lease.get("spec")
         spec = spec if isinstance(spec, dict) else {}
         self._observe(lease)
         self.holder = str(spec.get("holderIdentity") or "")

@@ -106,6 +106,7 @@ class Reporter:
         self._history = History()
         self._last: _Seen | None = None
         self._wake = asyncio.Event()
+        self._able = asyncio.Event()
         self._led = asyncio.Event()
         self._lost = asyncio.Event()
         # What every verdict depends on, and by object what else did when it was judged under these circumstances.
@@ -152,12 +153,13 @@ class Reporter:
         edition = self._history.add(generations, used)
         self._last = _Seen(applied.result, objects, view.problems, used, edition)
         self.acks.applied(applied, edition)
+        self._able.set()
         self._heard()
 
     async def run(self) -> None:
         """Report until cancelled; the Lease and the report are then given up."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.elector.run())
+            tasks.create_task(self._standing())
             tasks.create_task(self.peers.watch.run())
             tasks.create_task(self.reports.run())
             tasks.create_task(self.acks.follow(self._heard))
@@ -179,6 +181,11 @@ class Reporter:
         self._circumstances = ()
         self._deserted_since = None
         self._wake.set()
+
+    async def _standing(self) -> None:
+        # One that cannot list the cluster has nothing to write, and would keep the Lease from those who can.
+        await self._able.wait()
+        await self.elector.run()
 
     async def _leading(self) -> None:
         """Write while this replica leads; what is under way when it ceases to is abandoned."""

@@ -303,8 +303,14 @@ class Peers:
         known = before.get(item.name)
         if known is not None and known[1] == item.version:
             self._seen[item.name] = known
-        elif known is not None or len(self._seen) < MAX_REPLICAS:
-            self._seen[item.name] = (report, item.version, self._clock())
+            return
+        if known is None and len(self._seen) >= MAX_REPLICAS:
+            # Leases of replicas that died without a pod to go with stay around; they must not shut out the living.
+            oldest = min(self._seen, key=lambda name: self._seen[name][2])
+            if self._seen[oldest][2] > self._clock() - self._expiry_s:
+                return
+            del self._seen[oldest]
+        self._seen[item.name] = (report, item.version, self._clock())
 
 
 def _report_of(data: Mapping[str, Any]) -> Report | None:
