@@ -78,7 +78,7 @@ def test_namespaced_mode_has_the_same_rights_in_its_namespaces_only(helm: Helm) 
         credentials, watched = sorted(granted(case, "Role", namespace), key=lambda role: role["metadata"]["name"])
         assert rights(watched) == needed(Scope.WATCHED)
         assert {(resource, verb) for _, resource, verb, _ in rights(credentials)} == {
-            ("secrets", verb) for verb in ("get", "list", "watch")
+            ("secrets", verb) for verb in ("list", "watch")
         }
     (own,) = granted(case, "Role", NAMESPACE)
     assert rights(own) == needed(Scope.OWN)
@@ -115,7 +115,7 @@ def test_credentials_name_the_secrets_given(helm: Helm) -> None:
             "apiGroups": [""],
             "resources": ["secrets"],
             "resourceNames": ["openai", "anthropic"],
-            "verbs": ["get", "list", "watch"],
+            "verbs": ["list", "watch"],
         }
     ]
 

@@ -80,7 +80,7 @@ def expected(own: str, watched: list[str], secrets: dict[str, list[str]]) -> set
                         name = f"ralb{suffix}" if suffix else ""
                         found.add(Access(namespace, rule.group, resource, verb, name))
     for namespace, names in secrets.items():
-        found |= {Access(namespace, "", "secrets", verb, name) for verb in ("get", "list", "watch") for name in names}
+        found |= {Access(namespace, "", "secrets", verb, name) for verb in ("list", "watch") for name in names}
     return found
 
 

@@ -185,7 +185,7 @@ class _Resolver:
             else:
                 hint = (
                     f"allow it with the chart's value credentials.secrets: [{{namespace: {ref.namespace}, "
-                    f"names: [{ref.name}]}}], or a Role that lets the operator get, list and watch it"
+                    f"names: [{ref.name}]}}], or a Role that lets the operator list and watch it"
                 )
                 self._add(key, ref.path, Reason.REF_NOT_PERMITTED, f"the operator may not read {what}: {why}", hint)
             return None
