@@ -13,7 +13,7 @@ import aiohttp
 import yaml
 from support_envoy import Envoy, running_envoy
 from support_gateway import MAX_BODY, Pods, Processor, processor_serving
-from support_net import free_port
+from support_net import free_port, wait_until
 
 from ralb_operator.bootstrap import bootstrap
 from ralb_operator.certs import Usage, issue, new_authority
@@ -133,14 +133,24 @@ class World:
     applied: list[Applied] = field(default_factory=list)
 
     async def apply(self, *objects: Mapping[str, Any]) -> Applied:
-        """Put these objects in force, and no others; all of them must be valid."""
+        """Put these objects in force, and no others; all of them must be valid.
+
+        Envoy says that it took a listener before each of its threads has it, and a provider is behind a listener of its own.
+        """
         path = self.folder / "objects.yaml"
         path.write_text(yaml.safe_dump_all(list(objects)))
         view = load(path, self.settings)
         assert not view.problems, view.problems
         applied = await self.control.apply(view)
         self.applied.append(applied)
+        await wait_until(self._listening, what="every listener on every thread")
         return applied
+
+    async def _listening(self) -> bool:
+        stats = await self.envoy.stats(r"listener_manager\.|server\.concurrency")
+        wanted = stats["server.concurrency"] * stats["listener_manager.listener_added"]
+        made = stats["listener_manager.listener_create_success"]
+        return not stats["listener_manager.total_listeners_warming"] and made >= wanted
 
     def route(self, *pools: str) -> None:
         """Attempts in this order; a pool other than the first by its rewriting twin. ``pool=pod`` picks a pod."""
