@@ -171,8 +171,8 @@ async def test_a_server_that_went_back_in_time_is_listed(api: FakeApi, client: A
 async def test_silence_is_noticed(api: FakeApi, client: ApiClient) -> None:
     api.objects[PATH] = {}
     async with following(client, times=Times(first=0.01, most=0.05, inactivity=0.05)) as found:
-        await wait_until(lambda: found.follow.counts.watches > 3)
-        assert found.follow.state is State.SYNCED
+        # In between it may count as failing: such short watches are no better than none. Each that is opened is well again.
+        await wait_until(lambda: found.follow.counts.watches > 3 and found.follow.state is State.SYNCED)
 
 
 async def test_hanging_watches_do_not_hide_a_change(api: FakeApi, client: ApiClient) -> None:

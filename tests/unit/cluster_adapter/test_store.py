@@ -232,3 +232,16 @@ def _copied(store: Store) -> Any:
 
 TestTwoSources = TwoSources.TestCase
 TestTwoSources.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+
+
+def test_a_scope_that_is_left_leaves_nothing() -> None:
+    """Secrets have a scope each, and their names come and go for as long as the operator runs."""
+    store = Store()
+    for i in range(100):
+        store.put(Entry(ObjectKey("Secret", "ns", f"s{i}"), i, version="5"), f"ns/s{i}")
+        store.dirty.clear()
+        assert store.leave("Secret", f"ns/s{i}")
+        assert store.dirty.is_set()
+        assert not store.leave("Secret", f"ns/s{i}")
+    assert store.size("Secret") == 0
+    assert not store._scopes["Secret"]

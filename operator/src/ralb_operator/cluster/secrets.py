@@ -68,7 +68,7 @@ class SecretWatches:
         self._beyond = beyond
         for name in self._watches.keys() - names:
             self._watches.pop(name).task.cancel()
-            self._store.replace(SECRET.name, (), scope="/".join(name))
+            self._store.leave(SECRET.name, "/".join(name))
         for name in new[: max(room, 0)]:
             follow = self._follow(*name)
             self._watches[name] = _Watch(follow, asyncio.create_task(follow.run()))

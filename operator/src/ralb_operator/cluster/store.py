@@ -186,6 +186,11 @@ class Store:
             return False
         return self._changed(kind)
 
+    def leave(self, kind: str, scope: str) -> bool:
+        """Forget all of a scope that is not followed any more; whether that changed something that matters."""
+        of = self._scopes[kind].pop(scope, None)
+        return self._changed(kind) if of is not None and of.entries else False
+
     def restatus(self, key: ObjectKey, status: Mapping[str, Any], version: str, scope: str = "") -> None:
         """Note a status that was written, ahead of the event that will tell of it."""
         of = self._of(key.kind, scope)
