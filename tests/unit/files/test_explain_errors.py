@@ -10,6 +10,10 @@ from ralb_api.objects import KINDS, ModelPool
 from ralb_operator.explain_errors import _EXPLAINERS, Finding, close_to, dotted, explain, listed, shown
 
 ENGINES = "vLLM, SGLang, Generic"
+POOL_LABELS = (
+    "labels describe the pool, such as its region or what data it may see, for a Tenant's compliance.poolLabels to choose by. "
+    "Empty, the default, means none."
+)
 PORT = "port is where the pods serve the model's API. Defaults to 8000."
 
 
@@ -95,8 +99,7 @@ CASES: list[tuple[str, str, object, Finding]] = [
         Finding(
             "spec.labels.a",
             "must be text, not 1",
-            "put it in quotes; labels describe the pool (region, zone, compliance) in decision records. "
-            "Empty, the default, means none.",
+            f"put it in quotes; {POOL_LABELS}",
         ),
     ),
     (
@@ -152,7 +155,7 @@ CASES: list[tuple[str, str, object, Finding]] = [
         Finding(
             "spec.labels",
             "must be a mapping of names to values, not a list",
-            "labels describe the pool (region, zone, compliance) in decision records. Empty, the default, means none.",
+            POOL_LABELS,
         ),
     ),
     (
@@ -233,7 +236,7 @@ CASES: list[tuple[str, str, object, Finding]] = [
         Finding(
             "spec.labels",
             "must have 0 to 32 entries, has 33",
-            "labels describe the pool (region, zone, compliance) in decision records. Empty, the default, means none.",
+            POOL_LABELS,
         ),
     ),
     (
