@@ -179,11 +179,7 @@ async def test_caller_that_leaves_does_not_end_the_drain(tmp_path: Path, session
         stream = await session.get(url + "/stream")
         await stream.content.readuntil(b"\n\n")
         first = asyncio.create_task(ask(session, server))
-
-        async def begun() -> bool:
-            return "DRAINING" in await envoy_state(session, envoy)
-
-        await wait_until(begun)
+        await drain_begun(session, envoy)
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         second = asyncio.create_task(ask(session, server))
@@ -192,9 +188,14 @@ async def test_caller_that_leaves_does_not_end_the_drain(tmp_path: Path, session
         assert await stream.read() == b"data: 2\n\n"
 
 
-async def envoy_state(session: aiohttp.ClientSession, envoy: Envoy) -> str:
-    async with session.get(envoy.admin + "/ready") as answer:
-        return await answer.text()
+async def drain_begun(session: aiohttp.ClientSession, envoy: Envoy) -> None:
+    """Wait until Envoy says that it drains."""
+
+    async def begun() -> bool:
+        async with session.get(envoy.admin + "/ready") as answer:
+            return "DRAINING" in await answer.text()
+
+    await wait_until(begun)
 
 
 async def test_envoy_that_ends_meanwhile(tmp_path: Path, session: aiohttp.ClientSession) -> None:
@@ -202,11 +203,7 @@ async def test_envoy_that_ends_meanwhile(tmp_path: Path, session: aiohttp.Client
         stream = await session.get(url + "/stream")
         await stream.content.readuntil(b"\n\n")
         asked = asyncio.create_task(ask(session, server))
-
-        async def begun() -> bool:
-            return "DRAINING" in await envoy_state(session, envoy)
-
-        await wait_until(begun)
+        await drain_begun(session, envoy)
         envoy.process.kill()
         status, body = await asked
         assert (status, body["result"], body["active"]) == (200, "gone", None)
@@ -251,11 +248,7 @@ async def test_processor_told_to_end_gives_the_drain_up(tmp_path: Path, session:
         stream = await session.get(url + "/stream")
         await stream.content.readuntil(b"\n\n")
         asked = asyncio.create_task(ask(session, server))
-
-        async def begun() -> bool:
-            return "DRAINING" in await envoy_state(session, envoy)
-
-        await wait_until(begun)
+        await drain_begun(session, envoy)
         await server.stop()
         status, body = await asked
         assert (status, body["result"]) == (503, "stopped")
