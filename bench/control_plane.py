@@ -65,7 +65,7 @@ def others() -> list[dict[str, Any]]:
 def memory(pid: int) -> tuple[float, float]:
     """Resident memory now and at its highest, in MiB."""
     rows = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return tuple(int(rows[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))  # type: ignore[return-value]
+    return int(rows["VmRSS"].split()[0]) / 1024, int(rows["VmHWM"].split()[0]) / 1024
 
 
 def cpu_seconds(pid: int) -> float:
@@ -126,9 +126,8 @@ async def changes(world: World, pools: int, pods: int, count: int) -> dict[str, 
         times["pool"].append(took)
         times["api"].append(api)
         await quiet(world, 0.3)
-        name, of = f"pod-{dice.randrange(pods)}", None
-        of = int(name.removeprefix("pod-")) % pools
-        stat = f"cluster.{world.namespace}/pool-{of}.update_time"
+        pod = dice.randrange(pods)
+        name, stat = f"pod-{pod}", f"cluster.{world.namespace}/pool-{pod % pools}.update_time"
         for ready in (False, True):
             took, _ = await until_taken(
                 world, stat, lambda name=name, ready=ready: world.kubelet.set_ready(world.namespace, name, ready)
