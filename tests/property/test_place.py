@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ralb.v1.snapshot_pb2 import Endpoint, Pool
-from ralb_extproc.place import Ask, Dice, PodSample, PodTable, commit, place
+from ralb_extproc.place import Ask, Dice, PodSample, PodTable, commit, place_plan
 from ralb_extproc.place import columns as col
 from ralb_extproc.place.load import TRUST_SECONDS
 from ralb_extproc.types import Candidate, Plan
@@ -86,7 +86,7 @@ def kind(pods, pool, slot):
 def test_attempts_are_sound(spec, attempts, seed):
     made, pods, plan = build(spec)
     before = pods.data.copy()
-    got = place(SimpleNamespace(pools=made), pods, plan, Ask(100, 10), NOW, Dice(seed), attempts)
+    got = place_plan(SimpleNamespace(pools=made), pods, plan, Ask(100, 10), NOW, Dice(seed), attempts)
     assert (pods.data == before).all()
     assert 1 <= len(got.attempts) <= attempts
     pairs = [(a.pool, a.endpoint) for a in got.attempts]
@@ -120,7 +120,7 @@ def test_attempts_are_sound(spec, attempts, seed):
 @given(pools, st.integers(0, 1000))
 def test_lowest_usable_level_is_served_first(spec, seed):
     made, pods, plan = build(spec)
-    got = place(SimpleNamespace(pools=made), pods, plan, Ask(100, 10), NOW, Dice(seed))
+    got = place_plan(SimpleNamespace(pools=made), pods, plan, Ask(100, 10), NOW, Dice(seed))
     fit = [
         c.priority
         for c in plan.candidates
@@ -137,13 +137,13 @@ def test_order_of_endpoints_in_the_snapshot_does_not_matter(order, members, seed
     spec = [(members, 3, 0, 1, "m")]
     made, pods, plan = build(spec)
     table = SimpleNamespace(pools=made)
-    one = place(table, pods, plan, Ask(100, 10), NOW, Dice(seed), 6)
+    one = place_plan(table, pods, plan, Ask(100, 10), NOW, Dice(seed), 6)
     shuffled = make_pool("a", range(6), 3)
     endpoints = [shuffled.endpoints[i] for i in order]
     del shuffled.endpoints[:]
     shuffled.endpoints.extend(endpoints)
     pods.update([shuffled], NOW)
-    assert place(SimpleNamespace(pools={"a": shuffled}), pods, plan, Ask(100, 10), NOW, Dice(seed), 6) == one
+    assert place_plan(SimpleNamespace(pools={"a": shuffled}), pods, plan, Ask(100, 10), NOW, Dice(seed), 6) == one
 
 
 steps = st.lists(
@@ -177,7 +177,7 @@ def test_ledger_and_columns_agree_whatever_happens(actions):
             target = pods.slot("a", f"a{y}:1")
             pods.begin(f"r{x}", -1 if target is None else target, 10.0 * x, 3.0 * y, now)
         elif action == "place":
-            got = place(SimpleNamespace(pools={"a": pool}), pods, plan, Ask(100 + x, 10), now, dice)
+            got = place_plan(SimpleNamespace(pools={"a": pool}), pods, plan, Ask(100 + x, 10), now, dice)
             commit(pods, f"r{x}", got, plan, Ask(100 + x, 10), now)
         elif action == "finish":
             pods.finish(f"r{x}")

@@ -152,7 +152,7 @@ def explainer(snapshot: "pb.Snapshot") -> Explain:
     """
     from ralb_api.errors import ClientError
     from ralb_extproc.decision import Decision, stages
-    from ralb_extproc.place import Ask, PodTable, place, prefix_of
+    from ralb_extproc.place import Ask, PodTable, place_plan, prefix_of
     from ralb_extproc.plan import plan
     from ralb_extproc.request import parse
     from ralb_extproc.table import RoutingTable
@@ -172,7 +172,7 @@ def explainer(snapshot: "pb.Snapshot") -> Explain:
         except ClientError as error:
             return {"id": name, "error": error_record(error)}
         ask = Ask(request.input_tokens, request.max_output, prefix_of(request), decision.understanding.intent)
-        decision.placement = place(table, pods, decision.plan, ask, 0.0, lots(name))
+        decision.placement = place_plan(table, pods, decision.plan, ask, 0.0, lots(name))
         return {"id": name, "decision": stages(decision)}
 
     return answer

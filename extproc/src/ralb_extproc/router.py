@@ -13,7 +13,7 @@ from ralb_api.errors import ClientError, Code
 from ralb_api.headers import REQUEST_ID, RETRY_AFTER
 from ralb_extproc.decision import Decision
 from ralb_extproc.feedback import MAX_ID
-from ralb_extproc.place import Ask, Dice, NowhereError, PodTable, commit, place, prefix_of
+from ralb_extproc.place import Ask, Dice, NowhereError, PodTable, commit, place_plan, prefix_of
 from ralb_extproc.plan import plan
 from ralb_extproc.request import PATHS, parse
 from ralb_extproc.request.tokens import estimate_json
@@ -115,7 +115,7 @@ class Router:
         ask = self._ask(request, understanding.intent, chosen.candidates[0].pool, chosen.output_cap)
         now = time.monotonic()
         try:
-            placement = place(table, self.pods, chosen, ask, now, self._dice, self._max_attempts)
+            placement = place_plan(table, self.pods, chosen, ask, now, self._dice, self._max_attempts)
         except NowhereError as error:
             raise no_endpoint() from error
         decision.placement = placement
@@ -184,7 +184,7 @@ class Router:
         chosen = decision.plan = Plan("", "", "", "", (Candidate(pool, model, "", 0, 1),))
         now = time.monotonic()
         try:
-            placement = place(table, self.pods, chosen, ask, now, self._dice, self._max_attempts)
+            placement = place_plan(table, self.pods, chosen, ask, now, self._dice, self._max_attempts)
         except NowhereError as error:
             raise no_endpoint() from error
         if not placement.attempts[0].endpoint:

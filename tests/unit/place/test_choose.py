@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from ralb.v1.snapshot_pb2 import Endpoint, Pool
-from ralb_extproc.place import Ask, Dice, NowhereError, PodSample, PodTable, commit, hash_blocks, place
+from ralb_extproc.place import Ask, Dice, NowhereError, PodSample, PodTable, commit, hash_blocks, place_plan
 from ralb_extproc.place import columns as col
 from ralb_extproc.types import Candidate, Plan
 
@@ -47,7 +47,7 @@ class World:
         self.pods.observe(self.slot(endpoint), PodSample(now, waiting, running, kv), now)
 
     def place(self, *candidates, ask=ASK, now=NOW, attempts=4):
-        return place(self.table, self.pods, plan(*candidates), ask, now, self.dice, attempts)
+        return place_plan(self.table, self.pods, plan(*candidates), ask, now, self.dice, attempts)
 
     def first(self, *candidates, **options):
         return self.place(*candidates, **options).attempts[0].endpoint.removesuffix(":80")

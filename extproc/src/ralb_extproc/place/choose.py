@@ -10,17 +10,18 @@ queue than its peers counts for less. Weight 0 comes after all others of its lev
 """
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from ralb.v1.snapshot_pb2 import Pool
+from ralb_extproc.place.ask import Ask
 from ralb_extproc.place.dice import Dice
 from ralb_extproc.place.ledger import FlightInfo
 from ralb_extproc.place.load import FAILING, FIT
 from ralb_extproc.place.pods import PodTable
-from ralb_extproc.place.prefix import NO_PREFIX, Prefix
-from ralb_extproc.place.product import Ranking, rank, rank_spare
+from ralb_extproc.place.prefix import NO_PREFIX
+from ralb_extproc.place.strategy import Ranking, rank, rank_spare
 from ralb_extproc.place.views import PoolView
 from ralb_extproc.types import Attempt, Candidate, Placement, Plan
 
@@ -35,27 +36,6 @@ class PoolTable(Protocol):
     @property
     def pools(self) -> Mapping[str, Pool]:
         """Pools by id."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """The numbers of a request that placing needs.
-
-    Attributes:
-        input_tokens: estimated prompt tokens.
-        output_tokens: expected answer tokens.
-        prefix: its hashed prompt.
-        intent: for learning; see ``FlightInfo``.
-        stream: for learning.
-        only: addresses it may go to; None = any.
-    """
-
-    input_tokens: int
-    output_tokens: int = 0
-    prefix: Prefix = NO_PREFIX
-    intent: str = ""
-    stream: bool = False
-    only: Container[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +60,7 @@ class NowhereError(LookupError):
     """No pool of the plan is in the table: plan and table are of different snapshots."""
 
 
-def place(
+def place_plan(
     table: PoolTable,
     pods: PodTable,
     plan: Plan,
@@ -147,7 +127,7 @@ def _placement(attempts: tuple[Attempt, ...], options: list[_Option], ask: Ask) 
 def commit(pods: PodTable, request_id: str, placement: Placement, plan: Plan, ask: Ask, now: float) -> None:
     """Charge a placed request to its first pod and note its prompt in the prefix index.
 
-    Call it once per request, in the same event loop turn as ``place``: the next decision must see it.
+    Call it once per request, in the same event loop turn as ``place_plan``: the next decision must see it.
     """
     attempts: list[tuple[int, int]] = []
     for attempt in placement.attempts:
@@ -168,7 +148,7 @@ def commit(pods: PodTable, request_id: str, placement: Placement, plan: Plan, as
     )
     slot = attempts[0][0]
     pods.begin(request_id, slot, placement.uncached_tokens, ask.output_tokens, now, info)
-    pods.record_prefix(ask.prefix, slot)
+    pods.placed(slot, ask, now)
 
 
 def _ordered(
@@ -210,11 +190,11 @@ def _option(
         # A pool that should have pods and has none can only answer 503: last of all.
         return _Option(candidate, pool, None, None, _EMPTY if pool.metrics_path else FIT, 1, False, 0.0)
     state = pods.steady(view, now)
-    if spare:
-        ranking = rank_spare(state, ask.input_tokens)
-    else:
-        hits = pods.prefix_hits(ask.prefix, view, ask.input_tokens)
-        ranking = rank(pods.block(view), state, view.cap, ask.input_tokens, hits, now, dice, want)
+    ranking = (
+        rank_spare(state, ask.input_tokens)
+        if spare
+        else rank(pods.strategy(view), pods.scene(view, ask, now, dice), want)
+    )
     return _Option(candidate, pool, view, ranking, ranking.best, max(1, ranking.usable), state.measured, state.queue)
 
 

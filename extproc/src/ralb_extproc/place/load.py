@@ -45,7 +45,7 @@ class Steady:
         at: monotonic seconds it was computed for.
         trust: weight of each pod's reading.
         typical: weighted mean of ``seen``.
-        factor: memory times start, see ``product``.
+        factor: memory times start, see ``strategies.reasoning_aware``.
         failing: which pods failed and are not due for a probe; None = none.
         measured: whether any reading has weight.
         order: positions by class, then load times factor: good enough for pools that only come in when a better one fails.

@@ -14,12 +14,16 @@ import numpy as np
 
 from ralb.v1.snapshot_pb2 import Pool
 from ralb_extproc.place import columns as col
+from ralb_extproc.place.ask import Ask
 from ralb_extproc.place.columns import Floats
+from ralb_extproc.place.dice import Dice
 from ralb_extproc.place.ledger import NO_INFO, Flight, FlightInfo, Ledger
 from ralb_extproc.place.load import STEADY_SECONDS, Steady, steady
 from ralb_extproc.place.prefix import Prefix
 from ralb_extproc.place.prefixes import PoolPrefixes
 from ralb_extproc.place.sample import PodSample
+from ralb_extproc.place.strategies import new_strategy
+from ralb_extproc.place.strategy import Scene, Strategy
 from ralb_extproc.place.views import Change, PodKey, PoolView, select
 
 MAX_PODS: Final = 16_384
@@ -58,6 +62,7 @@ class PodTable:
         self._recent: list[deque[Flight]] = [deque() for _ in range(16)]
         self._views: dict[str, PoolView] = {}
         self._steady: dict[str, Steady] = {}
+        self._strategies: dict[str, Strategy] = {}
         self._prefixes = PoolPrefixes(prefix_entries)
 
     # ---- which pods there are ----
@@ -88,6 +93,20 @@ class PodTable:
         if found is None or not 0.0 <= now - found.at <= STEADY_SECONDS:
             found = self._steady[view.pool] = steady(self.block(view), view.cap, now)
         return found
+
+    def strategy(self, view: PoolView) -> Strategy:
+        """How a pool's pods are compared."""
+        return self._strategies[view.pool]
+
+    def scene(self, view: PoolView, ask: Ask, now: float, dice: Dice) -> Scene:
+        """What the strategy of a pool compares its pods by."""
+        block = self.block(view)
+        hits = None
+        if self._strategies[view.pool].uses_prefix:
+            hits = self.prefix_hits(ask.prefix, view, ask.input_tokens)
+            if hits is not None:
+                hits *= block[col.HIT_TRUST]
+        return Scene(view, block, self.steady(view, now), hits, ask, now, dice)
 
     def slot(self, pool: str, address: str) -> int | None:
         """The slot of an endpoint, or None."""
@@ -140,6 +159,7 @@ class PodTable:
             views[pool_id] = PoolView(pool_id, addresses, slots, select(slots), cap)
         self._views = views
         self._steady.clear()
+        self._strategies = {pool: self._strategies.get(pool) or new_strategy() for pool in views}
         self._prefixes.follow(views, self.data)
         return Change(tuple(added), tuple(dropped), refused)
 
@@ -180,7 +200,12 @@ class PodTable:
         self._keys[slot] = None
         self._recent[slot] = deque()
         col.reset(self.data, slot)
+        self._forget(pool, slot)
+
+    def _forget(self, pool: str, slot: int) -> None:
+        """The pod's cache is gone, and what a strategy remembers of it."""
         self._prefixes[pool].forget(slot)
+        self._strategies[pool].forget(slot)
 
     # ---- prefixes ----
 
@@ -200,6 +225,13 @@ class PodTable:
             self._prefixes[key.pool].record(prefix, slot)
 
     # ---- requests ----
+
+    def placed(self, slot: int, ask: Ask, now: float) -> None:
+        """A request was charged to a pod: it will hold the prompt soon, and the strategy is told."""
+        key = self.key(slot)
+        if key is not None:
+            self._prefixes[key.pool].record(ask.prefix, slot)
+            self._strategies[key.pool].placed(self._views[key.pool], slot, ask, now)
 
     def begin(
         self, request_id: str, slot: int, prefill: float, decode: float, now: float, info: FlightInfo = NO_INFO
@@ -319,7 +351,7 @@ class PodTable:
         data = self.data
         last, seconds = float(data[col.LAST_QUERIES, slot]), sample.started - float(data[col.SCRAPED_AT, slot])
         if last >= 0.0 and sample.prefix_queries < last:
-            self._prefixes[key.pool].forget(slot)
+            self._forget(key.pool, slot)
             data[col.FIRST_SEEN, slot] = sample.started
             data[[col.QUERY_RATE, col.HIT_RATE], slot] = 0.0
         elif last >= 0.0 and 0.0 < seconds < np.inf:
@@ -341,7 +373,7 @@ class PodTable:
             self.data[col.FAILURES, slot] = max(_UNREACHABLE_AS, float(self.data[col.FAILURES, slot]))
             self.fail(slot, now)
             self.data[col.UNREACHABLE, slot] = 1.0
-            self._prefixes[key.pool].forget(slot)
+            self._forget(key.pool, slot)
 
     # ---- how requests went ----
 

@@ -1,0 +1,31 @@
+"""The numbers of a request that placing needs, and nothing else of it. A type only."""
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+from ralb_extproc.place.prefix import NO_PREFIX, Prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request.
+
+    Attributes:
+        input_tokens: prompt tokens, estimated.
+        output_tokens: expected answer tokens; 0 = no idea.
+        prefix: its hashed prompt.
+        intent: what it is about, for learning; see ``FlightInfo``.
+        stream: whether a stream was asked for, for learning.
+        only: addresses it may go to; None = any.
+        session: conversation or agent program it belongs to; "" = none known.
+        adapter: LoRA adapter it asks for; "" = the base model.
+    """
+
+    input_tokens: int
+    output_tokens: int = 0
+    prefix: Prefix = NO_PREFIX
+    intent: str = ""
+    stream: bool = False
+    only: Container[str] | None = None
+    session: str = ""
+    adapter: str = ""

@@ -1,0 +1,47 @@
+"""The default: the product rule.
+
+    cost = (uncached + backlog + 1) x (load + 1) x memory x start           lower is better
+
+uncached  prompt tokens this request must prefill there: input - trusted expected prefix hits
+backlog   prefill tokens we queued there and that are not worked off yet (``load.backlog``)
+load      requests (``load.load``)
+memory    1 + 0.15 k / (1 - k), k = aged KV use: flat until the cache fills up, then steep, because pre-emption recomputes
+start     1 / (share of the slow start time that has passed), between 1 and 10
+
+A product needs no weights between its units: twice the prefill is as bad as twice the load. It sends work to a warm pod only
+while that pod's load is not worse by more than what the warmth saves, so one popular prefix cannot pin all traffic to one pod.
+"""
+
+from typing import ClassVar
+
+from ralb_extproc.place.ask import Ask
+from ralb_extproc.place.columns import Floats
+from ralb_extproc.place.load import backlog, load
+from ralb_extproc.place.strategy import Scene
+from ralb_extproc.place.views import PoolView
+
+
+class ReasoningAware:
+    """See the module."""
+
+    uses_prefix: ClassVar[bool] = True
+    spreads: ClassVar[bool] = True
+
+    def costs(self, scene: Scene) -> Floats:
+        """See ``Strategy.costs``."""
+        block, state = scene.block, scene.steady
+        out = backlog(block, scene.now)
+        if scene.hits is not None:
+            out -= scene.hits
+        out += scene.ask.input_tokens + 1.0
+        loads = load(block, state.trust, state.typical)
+        loads += 1.0
+        out *= loads
+        out *= state.factor
+        return out
+
+    def placed(self, view: PoolView, slot: int, ask: Ask, now: float) -> None:
+        """Keeps no state."""
+
+    def forget(self, slot: int) -> None:
+        """Keeps no state."""

@@ -1,0 +1,125 @@
+"""What a balancing strategy is: a cost per pod. Everything else about the order of pods is the same for all of them.
+
+Before the cost comes the class: fit pods, then pods at their concurrency cap, then pods that failed and are not yet due for a
+probe. Costs are multiplied by a random 1 to 1.02, so near equals share the work and replicas of the processor do not herd.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ralb_extproc.place.ask import Ask
+from ralb_extproc.place.columns import Floats
+from ralb_extproc.place.dice import Dice
+from ralb_extproc.place.load import CAPPED, FAILING, FIT, Steady, capped
+from ralb_extproc.place.views import PoolView
+
+NEAR: Final = 0.02
+_PARTIAL: Final = 64  # from so many pods on, sorting only the best pays
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a strategy compares pods by.
+
+    Attributes:
+        view: the pool's pods; positions below are positions in it.
+        block: their columns, (columns x pods), not to be written.
+        steady: what holds for some milliseconds about them.
+        hits: prompt tokens expected in each pod's prefix cache, already trusted only as far as they came true; None = none
+            anywhere, or the strategy does not ask for them.
+        ask: the request.
+        now: monotonic seconds.
+        dice: chance.
+    """
+
+    view: PoolView
+    block: Floats
+    steady: Steady
+    hits: Floats | None
+    ask: Ask
+    now: float
+    dice: Dice
+
+
+class Strategy(Protocol):
+    """One object per pool, so it may keep state of its pool; bounded, please.
+
+    Attributes:
+        uses_prefix: whether it wants ``Scene.hits``, which cost a lookup.
+        spreads: whether near equals are to be shuffled; False for strategies whose order is the point (hashing, round robin).
+    """
+
+    uses_prefix: ClassVar[bool]
+    spreads: ClassVar[bool]
+
+    def costs(self, scene: Scene) -> Floats:
+        """A cost per pod, (pods,), at least 0, lower is better. Changes nothing that another call would notice."""
+
+    def placed(self, view: PoolView, slot: int, ask: Ask, now: float) -> None:
+        """A request was charged to the pod in ``slot``."""
+
+    def forget(self, slot: int) -> None:
+        """The pod in ``slot`` left or restarted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The pods of a pool in order of preference.
+
+    Attributes:
+        order: positions in the pool's view, best first; at least the first ``want`` of them.
+        best: class of the first: FIT, CAPPED or FAILING.
+        usable: how many pods are FIT or CAPPED.
+        score: the first pod's cost, without the random factor.
+        uncached: prompt tokens the first pod would have to prefill.
+    """
+
+    order: Sequence[int]
+    best: int
+    usable: int
+    score: float
+    uncached: float
+
+
+def rank(strategy: Strategy, scene: Scene, want: int) -> Ranking:
+    """Rank the pods of a scene; ``want`` of the best are needed in order."""
+    state, cap, input_tokens = scene.steady, scene.view.cap, scene.ask.input_tokens
+    costs = scene_costs = strategy.costs(scene)
+    if strategy.spreads:
+        costs = scene.dice.many(len(costs)) * NEAR
+        costs += 1.0
+        costs *= scene_costs
+    classes: npt.NDArray[np.int8] | None = None
+    if cap:
+        full = capped(scene.block, state.trust, cap)
+        if full.any():
+            classes = full * np.int8(CAPPED)
+    if state.failing is not None:
+        classes = np.zeros(len(costs), np.int8) if classes is None else classes
+        classes[state.failing] = FAILING
+    order = _order(costs, classes, want)
+    first = order[0]
+    uncached = float(input_tokens) if scene.hits is None else max(0.0, input_tokens - float(scene.hits[first]))
+    best = FIT if classes is None else int(classes[first])
+    return Ranking(order, best, state.usable, float(scene_costs[first]), uncached)
+
+
+def rank_spare(state: Steady, input_tokens: int) -> Ranking:
+    """The same for pods that only come in when a better pool fails: by load alone, some milliseconds old."""
+    return Ranking(state.order, state.best, state.usable, 0.0, float(input_tokens))
+
+
+def _order(keys: Floats, classes: npt.NDArray[np.int8] | None, want: int) -> list[int]:
+    count = len(keys)
+    if classes is not None:
+        order: list[int] = np.lexsort((keys, classes)).tolist()
+    elif count < _PARTIAL or want >= count:
+        order = keys.argsort(kind="stable").tolist()
+    else:
+        best = keys.argpartition(want)[:want]
+        order = best[keys[best].argsort()].tolist()
+    return order
