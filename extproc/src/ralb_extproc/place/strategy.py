@@ -6,7 +6,7 @@ probe. Costs are multiplied by a random 1 to 1.02, so near equals share the work
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -45,22 +45,53 @@ class Scene:
     dice: Dice
 
 
-class Strategy(Protocol):
-    """One object per pool, so it may keep state of its pool; bounded, please.
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a strategy may learn from a request that was answered in full.
+
+    Attributes:
+        duration: seconds from its arrival to the last byte.
+        ttft: seconds to the first token; None = not known.
+        output_tokens: of the answer, counted or estimated.
+    """
+
+    duration: float
+    ttft: float | None
+    output_tokens: int
+
+
+class Strategy:
+    """One object per pool, so it may keep state of its pool; bounded, please. Its name is the class's, and the API's.
 
     Attributes:
         uses_prefix: whether it wants ``Scene.hits``, which cost a lookup.
         spreads: whether near equals are to be shuffled; False for strategies whose order is the point (hashing, round robin).
     """
 
-    uses_prefix: ClassVar[bool]
-    spreads: ClassVar[bool]
+    uses_prefix: ClassVar[bool] = False
+    spreads: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """As ``spec.balancing.strategy`` has it."""
+        return type(self).__name__
 
     def costs(self, scene: Scene) -> Floats:
         """A cost per pod, (pods,), at least 0, lower is better. Changes nothing that another call would notice."""
+        raise NotImplementedError
+
+    def hash_key(self, ask: Ask, now: float) -> str:
+        """What Envoy is to hash where it chooses the pod itself; "" = nothing. Changes nothing."""
+        return ""
 
     def placed(self, view: PoolView, slot: int, ask: Ask, now: float) -> None:
         """A request was charged to the pod in ``slot``."""
+
+    def sent(self, ask: Ask, now: float) -> None:
+        """A request was sent to the pool, and Envoy chooses the pod."""
+
+    def finished(self, slot: int, served: Served, now: float) -> None:
+        """The pod in ``slot`` answered a request in full."""
 
     def forget(self, slot: int) -> None:
         """The pod in ``slot`` left or restarted."""

@@ -14,18 +14,15 @@ while that pod's load is not worse by more than what the warmth saves, so one po
 
 from typing import ClassVar
 
-from ralb_extproc.place.ask import Ask
 from ralb_extproc.place.columns import Floats
 from ralb_extproc.place.load import backlog, load
-from ralb_extproc.place.strategy import Scene
-from ralb_extproc.place.views import PoolView
+from ralb_extproc.place.strategy import Scene, Strategy
 
 
-class ReasoningAware:
+class ReasoningAware(Strategy):
     """See the module."""
 
     uses_prefix: ClassVar[bool] = True
-    spreads: ClassVar[bool] = True
 
     def costs(self, scene: Scene) -> Floats:
         """See ``Strategy.costs``."""
@@ -39,9 +36,3 @@ class ReasoningAware:
         out *= loads
         out *= state.factor
         return out
-
-    def placed(self, view: PoolView, slot: int, ask: Ask, now: float) -> None:
-        """Keeps no state."""
-
-    def forget(self, slot: int) -> None:
-        """Keeps no state."""
