@@ -23,6 +23,9 @@ SESSION_HEADERS: Final = (
     "session_id",
 )
 
+# Credentials of clients: the processor has no use for them, so it is not shown them.
+CREDENTIALS: Final = ("authorization", "proxy-authorization", "cookie", "x-api-key", "api-key")
+
 # Answered.
 TIER: Final = "x-ralb-tier"
 POOL: Final = "x-ralb-pool"

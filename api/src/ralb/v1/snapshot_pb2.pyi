@@ -7,33 +7,81 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ROLE_UNIFIED: _ClassVar[Role]
+    ROLE_PREFILL: _ClassVar[Role]
+    ROLE_DECODE: _ClassVar[Role]
+
+class Connector(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CONNECTOR_NIXL: _ClassVar[Connector]
+    CONNECTOR_SIDECAR: _ClassVar[Connector]
+
 class Engine(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ENGINE_UNSPECIFIED: _ClassVar[Engine]
     ENGINE_VLLM: _ClassVar[Engine]
     ENGINE_SGLANG: _ClassVar[Engine]
     ENGINE_GENERIC: _ClassVar[Engine]
+    ENGINE_TENSORRT_LLM: _ClassVar[Engine]
 
 class StreamUsage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     STREAM_USAGE_AS_REQUESTED: _ClassVar[StreamUsage]
     STREAM_USAGE_INJECT: _ClassVar[StreamUsage]
+ROLE_UNIFIED: Role
+ROLE_PREFILL: Role
+ROLE_DECODE: Role
+CONNECTOR_NIXL: Connector
+CONNECTOR_SIDECAR: Connector
 ENGINE_UNSPECIFIED: Engine
 ENGINE_VLLM: Engine
 ENGINE_SGLANG: Engine
 ENGINE_GENERIC: Engine
+ENGINE_TENSORRT_LLM: Engine
 STREAM_USAGE_AS_REQUESTED: StreamUsage
 STREAM_USAGE_INJECT: StreamUsage
 
 class WatchRequest(_message.Message):
-    __slots__ = ("node_id", "version", "error")
+    __slots__ = ("node_id", "version", "error", "metrics")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     version: str
     error: str
-    def __init__(self, node_id: _Optional[str] = ..., version: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+    metrics: MetricsReport
+    def __init__(self, node_id: _Optional[str] = ..., version: _Optional[str] = ..., error: _Optional[str] = ..., metrics: _Optional[_Union[MetricsReport, _Mapping]] = ...) -> None: ...
+
+class MetricsReport(_message.Message):
+    __slots__ = ("pools",)
+    POOLS_FIELD_NUMBER: _ClassVar[int]
+    pools: _containers.RepeatedCompositeFieldContainer[PoolMetrics]
+    def __init__(self, pools: _Optional[_Iterable[_Union[PoolMetrics, _Mapping]]] = ...) -> None: ...
+
+class PoolMetrics(_message.Message):
+    __slots__ = ("pool", "pods", "troubles")
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    PODS_FIELD_NUMBER: _ClassVar[int]
+    TROUBLES_FIELD_NUMBER: _ClassVar[int]
+    pool: str
+    pods: int
+    troubles: _containers.RepeatedCompositeFieldContainer[MetricsTrouble]
+    def __init__(self, pool: _Optional[str] = ..., pods: _Optional[int] = ..., troubles: _Optional[_Iterable[_Union[MetricsTrouble, _Mapping]]] = ...) -> None: ...
+
+class MetricsTrouble(_message.Message):
+    __slots__ = ("series", "error", "pods", "examples")
+    SERIES_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    PODS_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    series: str
+    error: str
+    pods: int
+    examples: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, series: _Optional[str] = ..., error: _Optional[str] = ..., pods: _Optional[int] = ..., examples: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Snapshot(_message.Message):
     __slots__ = ("version", "pools", "tiers", "policies")
@@ -48,7 +96,7 @@ class Snapshot(_message.Message):
     def __init__(self, version: _Optional[str] = ..., pools: _Optional[_Iterable[_Union[Pool, _Mapping]]] = ..., tiers: _Optional[_Iterable[_Union[Tier, _Mapping]]] = ..., policies: _Optional[_Iterable[_Union[Policy, _Mapping]]] = ...) -> None: ...
 
 class Pool(_message.Message):
-    __slots__ = ("id", "cluster", "rewrite_cluster", "model", "engine", "metrics_path", "endpoints", "cost", "concurrency_per_replica", "labels", "apis", "blocked")
+    __slots__ = ("id", "cluster", "rewrite_cluster", "model", "engine", "metrics_path", "endpoints", "cost", "concurrency_per_replica", "labels", "apis", "blocked", "role", "disaggregation", "balancing", "speculative_tokens")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +116,10 @@ class Pool(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     APIS_FIELD_NUMBER: _ClassVar[int]
     BLOCKED_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    DISAGGREGATION_FIELD_NUMBER: _ClassVar[int]
+    BALANCING_FIELD_NUMBER: _ClassVar[int]
+    SPECULATIVE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     id: str
     cluster: str
     rewrite_cluster: str
@@ -80,7 +132,59 @@ class Pool(_message.Message):
     labels: _containers.ScalarMap[str, str]
     apis: _containers.RepeatedScalarFieldContainer[str]
     blocked: str
-    def __init__(self, id: _Optional[str] = ..., cluster: _Optional[str] = ..., rewrite_cluster: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., engine: _Optional[_Union[Engine, str]] = ..., metrics_path: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., concurrency_per_replica: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., apis: _Optional[_Iterable[str]] = ..., blocked: _Optional[str] = ...) -> None: ...
+    role: Role
+    disaggregation: Disaggregation
+    balancing: Balancing
+    speculative_tokens: int
+    def __init__(self, id: _Optional[str] = ..., cluster: _Optional[str] = ..., rewrite_cluster: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., engine: _Optional[_Union[Engine, str]] = ..., metrics_path: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., concurrency_per_replica: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., apis: _Optional[_Iterable[str]] = ..., blocked: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., disaggregation: _Optional[_Union[Disaggregation, _Mapping]] = ..., balancing: _Optional[_Union[Balancing, _Mapping]] = ..., speculative_tokens: _Optional[int] = ...) -> None: ...
+
+class Disaggregation(_message.Message):
+    __slots__ = ("prefill_pool", "connector", "min_prompt_tokens", "timeout_s")
+    PREFILL_POOL_FIELD_NUMBER: _ClassVar[int]
+    CONNECTOR_FIELD_NUMBER: _ClassVar[int]
+    MIN_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    prefill_pool: str
+    connector: Connector
+    min_prompt_tokens: int
+    timeout_s: float
+    def __init__(self, prefill_pool: _Optional[str] = ..., connector: _Optional[_Union[Connector, str]] = ..., min_prompt_tokens: _Optional[int] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+
+class Balancing(_message.Message):
+    __slots__ = ("strategy", "hash_header", "bounded_load_percent", "max_key_share_percent", "affinity_ttl_s")
+    class Strategy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        REASONING_AWARE: _ClassVar[Balancing.Strategy]
+        WEIGHTED_ROUND_ROBIN: _ClassVar[Balancing.Strategy]
+        ROUND_ROBIN: _ClassVar[Balancing.Strategy]
+        LEAST_REQUEST: _ClassVar[Balancing.Strategy]
+        POWER_OF_TWO: _ClassVar[Balancing.Strategy]
+        RING_HASH: _ClassVar[Balancing.Strategy]
+        MAGLEV: _ClassVar[Balancing.Strategy]
+        PREFIX_AWARE: _ClassVar[Balancing.Strategy]
+        KV_AWARE: _ClassVar[Balancing.Strategy]
+        SESSION_AFFINITY: _ClassVar[Balancing.Strategy]
+    REASONING_AWARE: Balancing.Strategy
+    WEIGHTED_ROUND_ROBIN: Balancing.Strategy
+    ROUND_ROBIN: Balancing.Strategy
+    LEAST_REQUEST: Balancing.Strategy
+    POWER_OF_TWO: Balancing.Strategy
+    RING_HASH: Balancing.Strategy
+    MAGLEV: Balancing.Strategy
+    PREFIX_AWARE: Balancing.Strategy
+    KV_AWARE: Balancing.Strategy
+    SESSION_AFFINITY: Balancing.Strategy
+    STRATEGY_FIELD_NUMBER: _ClassVar[int]
+    HASH_HEADER_FIELD_NUMBER: _ClassVar[int]
+    BOUNDED_LOAD_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    MAX_KEY_SHARE_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    AFFINITY_TTL_S_FIELD_NUMBER: _ClassVar[int]
+    strategy: Balancing.Strategy
+    hash_header: str
+    bounded_load_percent: int
+    max_key_share_percent: int
+    affinity_ttl_s: float
+    def __init__(self, strategy: _Optional[_Union[Balancing.Strategy, str]] = ..., hash_header: _Optional[str] = ..., bounded_load_percent: _Optional[int] = ..., max_key_share_percent: _Optional[int] = ..., affinity_ttl_s: _Optional[float] = ...) -> None: ...
 
 class Model(_message.Message):
     __slots__ = ("name", "aliases", "adapters", "context_window", "capabilities")

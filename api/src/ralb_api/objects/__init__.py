@@ -19,7 +19,9 @@ from ralb_api.objects.backend import (
     ServiceBackend,
     TLSMode,
 )
+from ralb_api.objects.balancing import Affinity, Balancing, CircuitBreaker, Hash, Strategy
 from ralb_api.objects.common import HeaderMatch, HeaderMatchType, Metadata, Object
+from ralb_api.objects.disaggregation import Connector, Disaggregation, Role
 from ralb_api.objects.policy import (
     Action,
     ActionOptions,
@@ -35,7 +37,7 @@ from ralb_api.objects.policy import (
     Use,
     When,
 )
-from ralb_api.objects.pool import Balancing, Capability, CircuitBreaker, Cost, Model, ModelPool, ModelPoolSpec
+from ralb_api.objects.pool import Capability, Cost, Model, ModelPool, ModelPoolSpec
 from ralb_api.objects.semantic import (
     Abstain,
     Embedder,
@@ -44,6 +46,7 @@ from ralb_api.objects.semantic import (
     SemanticRoute,
     SemanticRouteSpec,
 )
+from ralb_api.objects.speculative import Speculative
 from ralb_api.objects.tenant import (
     ApiKeySecretRef,
     Budget,
@@ -88,6 +91,7 @@ __all__ = [
     "Abstain",
     "Action",
     "ActionOptions",
+    "Affinity",
     "ApiKeySecretRef",
     "Backend",
     "Balancing",
@@ -100,14 +104,17 @@ __all__ = [
     "CircuitBreaker",
     "Compliance",
     "ConfigMapRef",
+    "Connector",
     "Cost",
     "CredentialsRef",
     "DateTime",
+    "Disaggregation",
     "Embedder",
     "EmbedderType",
     "Engine",
     "ExternalBackend",
     "HTTPEndpoint",
+    "Hash",
     "HeaderIdentification",
     "HeaderMatch",
     "HeaderMatchType",
@@ -139,6 +146,7 @@ __all__ = [
     "RegexMode",
     "RegexTool",
     "Reject",
+    "Role",
     "RoutingPolicy",
     "RoutingPolicySpec",
     "Rule",
@@ -146,6 +154,8 @@ __all__ = [
     "SemanticRoute",
     "SemanticRouteSpec",
     "ServiceBackend",
+    "Speculative",
+    "Strategy",
     "StreamUsage",
     "TLSMode",
     "Tenant",

@@ -30,6 +30,7 @@ class Engine(StrEnum):
 
     VLLM = "vLLM"
     SGLANG = "SGLang"
+    TENSORRT_LLM = "TensorRTLLM"
     GENERIC = "Generic"
 
 
@@ -46,15 +47,17 @@ class Selector(Spec):
 def _engine() -> Any:
     return Field(
         default=Engine.VLLM,
-        description="engine says which metrics the replicas publish: vLLM, SGLang, or Generic for none (placement "
-        "then goes by what the gateway itself has in flight). Defaults to vLLM.",
+        description="engine says which metrics the replicas publish: vLLM, SGLang, TensorRTLLM (trtllm-serve, or Triton "
+        "with that backend), or Generic for none (placement then goes by what the gateway itself has in flight). "
+        "Defaults to vLLM.",
     )
 
 
 def _metrics_path() -> Any:
     return Field(
         default="/metrics",
-        description="metricsPath is where on the serving port the metrics are. Defaults to /metrics.",
+        description="metricsPath is where on the serving port the metrics are; trtllm-serve has them at "
+        "/prometheus/metrics. Defaults to /metrics.",
     )
 
 

@@ -6,17 +6,18 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from ralb_api.objects.backend import Backend
+from ralb_api.objects.balancing import Balancing
 from ralb_api.objects.common import (
     Constraint,
-    Duration,
     LabelKey,
     LabelValue,
     ModelName,
     Object,
     Spec,
     duplicates,
-    duration_within,
 )
+from ralb_api.objects.disaggregation import Disaggregation, Role
+from ralb_api.objects.speculative import Speculative
 
 
 class Capability(StrEnum):
@@ -106,58 +107,31 @@ class Cost(Spec):
     )
 
 
-class CircuitBreaker(Spec):
-    """Limits that stop a pool from being buried."""
-
-    max_requests: int = Field(
-        default=100_000,
-        ge=1,
-        le=4_000_000,
-        description="maxRequests is how many requests one gateway may have open to the pool; those that come to it by "
-        "failover from another model are counted apart. Defaults to 100000.",
-    )
-    retry_budget_percent: int = Field(
-        default=50,
-        ge=0,
-        le=100,
-        description="retryBudgetPercent is the share of open requests that may be retries. Defaults to 50.",
-    )
-    min_retries: int = Field(
-        default=64,
-        ge=0,
-        le=100_000,
-        description="minRetries is how many retries may run at once however few requests are open. Defaults to 64.",
-    )
-
-
-class Balancing(Spec):
-    """How work is spread over the pool's pods."""
-
-    constraints: ClassVar = (
-        duration_within("slow_start", "0s", "1h", "a new pod gets its full share within minutes; 30s is a good value"),
-    )
-
-    concurrency_per_replica: int = Field(
-        default=0,
-        ge=0,
-        le=100_000,
-        description="concurrencyPerReplica is how many requests one pod should have at once; pods at the cap are "
-        "chosen only when all are. 0, the default, means no cap.",
-    )
-    slow_start: Duration = Field(
-        default="30s",
-        description="slowStart is how long a new pod takes to get its full share, as a duration such as 30s, at most "
-        "1h. Defaults to 30s.",
-    )
-    circuit_breaker: CircuitBreaker = Field(
-        default_factory=CircuitBreaker,
-        description="circuitBreaker limits open requests and retries towards the pool. The defaults of its fields "
-        "apply when absent.",
-    )
+def _not_seen(spec: "ModelPoolSpec") -> bool:
+    service = spec.backend.service
+    return spec.backend.external is not None or (service is not None and service.name is None)
 
 
 class ModelPoolSpec(Spec):
     """What the user asks for."""
+
+    constraints: ClassVar = (
+        Constraint(
+            cel="(self.role == 'Decode') == has(self.disaggregation)",
+            breach=lambda spec: "" if (spec.role is Role.DECODE) != (spec.disaggregation is not None) else None,
+            message="disaggregation must be set for role Decode, and left out for other roles",
+            hint="add disaggregation.prefillPool and role: Decode, or remove both",
+            field="disaggregation",
+        ),
+        Constraint(
+            cel="self.role == 'Unified' || has(self.backend.pods) || has(self.backend.inferencePool)"
+            " || (has(self.backend.service) && has(self.backend.service.name))",
+            breach=lambda spec: "" if spec.role is not Role.UNIFIED and _not_seen(spec) else None,
+            message="roles Prefill and Decode need replicas that are seen one by one",
+            hint="use backend.pods, backend.inferencePool or backend.service.name, or leave role out",
+            field="role",
+        ),
+    )
 
     model: Model = Field(description="model says which model the pool's replicas serve.")
     backend: Backend = Field(
@@ -172,6 +146,23 @@ class ModelPoolSpec(Spec):
         default_factory=Balancing,
         description="balancing says how work is spread over the replicas. The defaults of its fields apply when "
         "absent.",
+    )
+    role: Role = Field(
+        default=Role.UNIFIED,
+        description="role says what part of a request the replicas do: Unified, all of it; Prefill, only computing "
+        "prompts for Decode pools, so no request is sent here otherwise; Decode, answering, with long prompts computed "
+        "by a Prefill pool. Defaults to Unified.",
+    )
+    disaggregation: Disaggregation | None = Field(
+        default=None,
+        description="disaggregation says which pool computes the prompts of this one, and from what length on. It "
+        "belongs to role Decode. Unset means that the replicas compute all prompts themselves.",
+    )
+    speculative: Speculative | None = Field(
+        default=None,
+        description="speculative says that the servers decode speculatively, so that the condition MetricsAvailable "
+        "tells when they do not publish how much of it is accepted. What they publish is used whether or not this is "
+        "set. Unset, the default, means that nothing is expected.",
     )
     labels: dict[LabelKey, LabelValue] = Field(
         default_factory=dict,

@@ -8,15 +8,20 @@ from ralb.v1 import snapshot_pb2 as pb
 from ralb_api.errors import Code
 from ralb_api.objects import (
     Action,
+    Connector,
     Engine,
     HeaderMatch,
     HeaderMatchType,
     ModelPool,
     ProviderSchema,
+    Role,
     RoutingPolicy,
+    Strategy,
     StreamUsage,
     When,
 )
+from ralb_api.objects.common import seconds
+from ralb_api.objects.common import seconds
 from ralb_api.problems import ObjectKey
 from ralb_operator.compile.backends import Backing
 from ralb_operator.compile.envoy.clusters import PoolCluster
@@ -25,8 +30,19 @@ from ralb_operator.compile.resolve import Resolved
 _ENGINES = {
     Engine.VLLM: pb.Engine.ENGINE_VLLM,
     Engine.SGLANG: pb.Engine.ENGINE_SGLANG,
+    Engine.TENSORRT_LLM: pb.Engine.ENGINE_TENSORRT_LLM,
     Engine.GENERIC: pb.Engine.ENGINE_GENERIC,
 }
+_ROLES = {
+    Role.UNIFIED: pb.Role.ROLE_UNIFIED,
+    Role.PREFILL: pb.Role.ROLE_PREFILL,
+    Role.DECODE: pb.Role.ROLE_DECODE,
+}
+_CONNECTORS = {
+    Connector.NIXL: pb.Connector.CONNECTOR_NIXL,
+    Connector.SIDECAR: pb.Connector.CONNECTOR_SIDECAR,
+}
+_STRATEGIES = {each: pb.Balancing.Strategy.Value(each.name) for each in Strategy}
 # What a client is told when the rule for its request points to a tier that is missing or has no pool.
 _UNRESOLVED = "The policy for this request points to a tier that can not serve; its author must correct it."
 # Why the processor sends nothing to a pool of which a reference does not resolve; it stands in decision records.
@@ -47,7 +63,7 @@ def snapshot(
 ) -> pb.Snapshot:
     """The snapshot under its content hash."""
     message = pb.Snapshot(
-        pools=[_pool(key, pool, backings[key], clusters[key]) for key, pool in resolved.pools.items()],
+        pools=[_pool(resolved, key, pool, backings[key], clusters[key]) for key, pool in resolved.pools.items()],
         tiers=[_tier(resolved, key) for key in resolved.tiers],
         policies=[_policy(resolved, key, policy) for key, policy in resolved.policies],
     )
@@ -55,7 +71,7 @@ def snapshot(
     return message
 
 
-def _pool(key: ObjectKey, pool: ModelPool, backing: Backing, cluster: PoolCluster) -> pb.Pool:
+def _pool(resolved: Resolved, key: ObjectKey, pool: ModelPool, backing: Backing, cluster: PoolCluster) -> pb.Pool:
     spec = pool.spec
     cached = spec.cost.cached_input_per_million
     message = pb.Pool(
@@ -75,7 +91,10 @@ def _pool(key: ObjectKey, pool: ModelPool, backing: Backing, cluster: PoolCluste
             output_per_million=spec.cost.output_per_million,
         ),
         concurrency_per_replica=spec.balancing.concurrency_per_replica,
+        balancing=_balancing(spec.balancing),
         labels=spec.labels,
+        role=_ROLES[spec.role],
+        speculative_tokens=spec.speculative.draft_tokens if spec.speculative is not None else 0,
     )
     backend = spec.backend
     seen = backend.pods or backend.inference_pool or backend.service
@@ -90,6 +109,28 @@ def _pool(key: ObjectKey, pool: ModelPool, backing: Backing, cluster: PoolCluste
         message.apis.extend(_PROVIDER_APIS[backend.external.api])
     if not backing.resolved:
         message.blocked = _BLOCKED
+    prefill, wanted = resolved.prefill.get(key), spec.disaggregation
+    if prefill is not None and wanted is not None:
+        message.disaggregation.CopyFrom(
+            pb.Disaggregation(
+                prefill_pool=prefill.id,
+                connector=_CONNECTORS[wanted.connector],
+                min_prompt_tokens=wanted.min_prompt_tokens,
+                timeout_s=seconds(wanted.timeout),
+            )
+        )
+    return message
+
+
+def _balancing(spec: Balancing) -> pb.Balancing:
+    message = pb.Balancing(strategy=_STRATEGIES[spec.strategy])
+    if spec.strategy in (Strategy.RING_HASH, Strategy.MAGLEV):
+        hashed = spec.hash or Hash()
+        message.hash_header = hashed.header or ""
+        message.bounded_load_percent = hashed.bounded_load_percent
+        message.max_key_share_percent = hashed.max_key_share_percent
+    if spec.strategy in (Strategy.REASONING_AWARE, Strategy.SESSION_AFFINITY):
+        message.affinity_ttl_s = seconds((spec.affinity or Affinity()).ttl)
     return message
 
 

@@ -63,8 +63,6 @@ from ralb_operator.view import Gateway
 from ralb_operator.xds.resources import LISTENER, Resource
 
 NAME = "ralb"
-# Credentials of clients: the processor has no use for them, so it is not shown them.
-CREDENTIAL_HEADERS = ("authorization", "proxy-authorization", "cookie", "x-api-key", "api-key")
 
 
 @lru_cache(maxsize=16)
@@ -136,7 +134,7 @@ def _processor(gateway: Gateway) -> HttpFilter:
             )
         ),
         forward_rules=HeaderForwardingRules(
-            disallowed_headers=ListStringMatcher(patterns=[StringMatcher(exact=name) for name in CREDENTIAL_HEADERS])
+            disallowed_headers=ListStringMatcher(patterns=[StringMatcher(exact=name) for name in headers.CREDENTIALS])
         ),
     )
     return HttpFilter(name="ralb.processor", typed_config=typed(config))

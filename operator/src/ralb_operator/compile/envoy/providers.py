@@ -85,7 +85,7 @@ from google.protobuf.message import Message
 
 from ralb_api import headers
 from ralb_operator.compile.envoy.clusters import HTTP_OPTIONS, ads, assignment_of, socket_address
-from ralb_operator.compile.envoy.listener import CREDENTIAL_HEADERS, removal
+from ralb_operator.compile.envoy.listener import removal
 from ralb_operator.compile.envoy.pack import extension, typed
 from ralb_operator.compile.envoy.replies import provider_refusals, provider_replies
 from ralb_operator.view import Gateway
@@ -96,7 +96,7 @@ ANTHROPIC_VERSION = "2023-06-01"
 # Not for the provider: who the client is and what it may see elsewhere, whose account it would like to be charged, and
 # everything between the proxies. Answers must come uncompressed, or their usage could not be read.
 _REMOVED = (
-    *CREDENTIAL_HEADERS,
+    *headers.CREDENTIALS,
     "openai-organization",
     "openai-project",
     "forwarded",
