@@ -82,8 +82,8 @@ class Hash(Spec):
         ge=1,
         le=100,
         description="maxKeySharePercent is the largest share of the pool's requests of the last minute that one key may "
-        "bring to one pod; a key with more is spread over as many pods as it takes. Defaults to 25; 100 never "
-        "spreads.",
+        "bring to one pod; a key with more is spread over as many pods as it takes. At 100 none is. "
+        "Defaults to 25.",
     )
 
 

@@ -8,8 +8,11 @@ from ralb.v1 import snapshot_pb2 as pb
 from ralb_api.errors import Code
 from ralb_api.objects import (
     Action,
+    Affinity,
+    Balancing,
     Connector,
     Engine,
+    Hash,
     HeaderMatch,
     HeaderMatchType,
     ModelPool,
@@ -20,7 +23,6 @@ from ralb_api.objects import (
     StreamUsage,
     When,
 )
-from ralb_api.objects.common import seconds
 from ralb_api.objects.common import seconds
 from ralb_api.problems import ObjectKey
 from ralb_operator.compile.backends import Backing
@@ -42,7 +44,8 @@ _CONNECTORS = {
     Connector.NIXL: pb.Connector.CONNECTOR_NIXL,
     Connector.SIDECAR: pb.Connector.CONNECTOR_SIDECAR,
 }
-_STRATEGIES = {each: pb.Balancing.Strategy.Value(each.name) for each in Strategy}
+    each: pb.Balancing.Strategy.Value(each.name) for each in Strategy
+}
 # What a client is told when the rule for its request points to a tier that is missing or has no pool.
 _UNRESOLVED = "The policy for this request points to a tier that can not serve; its author must correct it."
 # Why the processor sends nothing to a pool of which a reference does not resolve; it stands in decision records.
@@ -123,7 +126,7 @@ def _pool(resolved: Resolved, key: ObjectKey, pool: ModelPool, backing: Backing,
 
 
 def _balancing(spec: Balancing) -> pb.Balancing:
-    message = pb.Balancing(strategy=_STRATEGIES[spec.strategy])
+    message = pb.Balancing(strategy=spec.strategy.name)
     if spec.strategy in (Strategy.RING_HASH, Strategy.MAGLEV):
         hashed = spec.hash or Hash()
         message.hash_header = hashed.header or ""
