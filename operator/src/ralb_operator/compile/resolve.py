@@ -1,16 +1,16 @@
 """References between objects: what each points to, whether it is there, and whether pointing goes in circles.
 
 A broken reference takes out as little as possible. A tier loses the pool that is missing and serves while it has another; a
-fallback chain goes on behind a tier that can not serve; a policy keeps its traffic, and only the rules that point to a
+chain of fallback or spill tiers goes on behind a tier that can not serve; a policy keeps its traffic, and only the rules that point to a
 missing tier refuse theirs (with 503): were they skipped, requests would silently go to a tier nobody meant for them.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from ralb_api.objects import ModelPool, ModelTier, RoutingPolicy
+from ralb_api.objects import ModelPool, ModelTier, Role, RoutingPolicy
 from ralb_api.problems import ObjectKey, Problem, Severity
 from ralb_operator.compile.precedence import Ordered, conflicts, in_order
 from ralb_operator.compile.result import Reason
@@ -29,27 +29,51 @@ class Resolved:
 
     Attributes:
         pools: all pools, sorted by key; what they refer to is looked up in ``backends``.
+        prefill: Decode pool -> the Prefill pool that computes its prompts; pools whose reference is broken are absent and
+            compute all prompts themselves.
         tiers: tiers that have a pool, sorted by key.
         tier_pools: tier -> indexes into ``spec.pools`` that resolve.
         fallbacks: tier -> the usable tiers after it, nearest first, free of cycles, at most ``MAX_FALLBACKS``.
+        spills: the same of the tiers it spills over to.
         policies: policies that own traffic, in order of precedence; they may name tiers that are not in ``tiers``.
         problems: what was found, by object.
     """
 
     pools: Mapping[ObjectKey, ModelPool]
+    prefill: Mapping[ObjectKey, ObjectKey]
     tiers: Mapping[ObjectKey, ModelTier]
     tier_pools: Mapping[ObjectKey, tuple[int, ...]]
     fallbacks: Mapping[ObjectKey, tuple[ObjectKey, ...]]
+    spills: Mapping[ObjectKey, tuple[ObjectKey, ...]]
     policies: Ordered
     problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """A field by which a tier names the next."""
+
+    field: str
+    words: str
+    next: Callable[[ModelTier], str | None]
+
+    @property
+    def path(self) -> str:
+        return f"spec.{self.field}"
+
+
+_FALLBACK = _Link("fallbackTier", "fallback tiers", lambda tier: tier.spec.fallback_tier)
+_SPILL = _Link("spillTier", "spill tiers", lambda tier: tier.spec.spill_tier)
 
 
 def resolve(view: View) -> Resolved:
     """Check every reference of the view."""
     found = _Findings(view)
+    prefill = _prefill_pools(found)
     tier_pools = {key: _existing_pools(found, key, view.tiers[key]) for key in sorted(view.tiers)}
     tiers = {key: view.tiers[key] for key, indexes in tier_pools.items() if indexes}
-    fallbacks = _fallbacks(found, tiers)
+    fallbacks = _chains(found, tiers, _FALLBACK)
+    spills = _chains(found, tiers, _SPILL)
     for key in sorted(view.policies):
         _check_uses(found, key, view.policies[key], tiers)
     for key in sorted(view.others):
@@ -58,9 +82,11 @@ def resolve(view: View) -> Resolved:
         found.add(key, "", Reason.NOT_SUPPORTED, message, hint, severity=Severity.WARNING)
     return Resolved(
         pools={key: view.pools[key] for key in sorted(view.pools, key=_ORDER)},
+        prefill=prefill,
         tiers=tiers,
         tier_pools={key: tier_pools[key] for key in tiers},
         fallbacks=fallbacks,
+        spills=spills,
         policies=_owners(found),
         problems=tuple(found.problems),
     )
@@ -111,41 +137,70 @@ class _Findings:
         return "there are: " + ", ".join(names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")
 
 
+def _prefill_pools(found: _Findings) -> dict[ObjectKey, ObjectKey]:
+    prefill: dict[ObjectKey, ObjectKey] = {}
+    path = "spec.disaggregation.prefillPool"
+    for key, pool in sorted(found.view.pools.items(), key=lambda item: _ORDER(item[0])):
+        if pool.spec.disaggregation is None:
+            continue
+        target = ObjectKey("ModelPool", key.namespace, pool.spec.disaggregation.prefill_pool)
+        other = found.view.pools.get(target)
+        if other is None:
+            found.unusable(key, path, target)
+        elif other.spec.role is not Role.PREFILL:
+            message = f"{target} has role {other.spec.role}, not Prefill"
+            found.add(key, path, Reason.REF_NOT_ACCEPTED, message, "set its role to Prefill, or name another")
+        elif other.spec.model.name != pool.spec.model.name:
+            message = f"{target} serves {other.spec.model.name}, this pool {pool.spec.model.name}"
+            hint = "KV blocks fit the same model only: name a pool that serves it under the same name"
+            found.add(key, path, Reason.REF_NOT_ACCEPTED, message, hint)
+        else:
+            prefill[key] = target
+    return prefill
+
+
 def _existing_pools(found: _Findings, key: ObjectKey, tier: ModelTier) -> tuple[int, ...]:
     existing: list[int] = []
     for index, entry in enumerate(tier.spec.pools):
         target = ObjectKey("ModelPool", key.namespace, entry.name)
-        if target in found.view.pools:
-            existing.append(index)
-        else:
+        pool = found.view.pools.get(target)
+        if pool is None:
             found.unusable(key, f"spec.pools[{index}].name", target)
+        elif pool.spec.role is Role.PREFILL:
+            message = f"{target} has role Prefill: it computes prompts for Decode pools and serves no requests"
+            hint = "name the Decode pool instead"
+            found.add(key, f"spec.pools[{index}].name", Reason.REF_NOT_ACCEPTED, message, hint)
+        else:
+            existing.append(index)
     if not existing:
         message = "none of the tier's pools can be used, so it can not serve"
         found.add(key, "spec.pools", Reason.REF_NOT_FOUND, message, "name at least one ModelPool that exists")
     return tuple(existing)
 
 
-def _fallbacks(found: _Findings, usable: Mapping[ObjectKey, ModelTier]) -> dict[ObjectKey, tuple[ObjectKey, ...]]:
+def _chains(
+    found: _Findings, usable: Mapping[ObjectKey, ModelTier], link: _Link
+) -> dict[ObjectKey, tuple[ObjectKey, ...]]:
     following: dict[ObjectKey, ObjectKey] = {}
     for key, tier in sorted(found.view.tiers.items()):
-        if tier.spec.fallback_tier is None:
+        name = link.next(tier)
+        if name is None:
             continue
-        target = ObjectKey("ModelTier", key.namespace, tier.spec.fallback_tier)
+        target = ObjectKey("ModelTier", key.namespace, name)
         if target in found.view.tiers:
             following[key] = target
         if target not in usable:
-            found.unusable(key, "spec.fallbackTier", target)
+            found.unusable(key, link.path, target)
     for cycle in _cycles(following):
         for position, key in enumerate(cycle):
             around = [step.name for step in (*cycle[position:], *cycle[:position], key)]
             if len(around) > _MAX_NAMED:
                 around = [*around[: _MAX_NAMED - 2], "...", key.name]
-            message = "the chain of fallback tiers comes back to where it began: " + " -> ".join(around)
-            hint = "leave fallbackTier out of one of these tiers"
-            found.add(key, "spec.fallbackTier", Reason.CYCLE, message, hint)
+            message = f"the chain of {link.words} comes back to where it began: " + " -> ".join(around)
+            found.add(key, link.path, Reason.CYCLE, message, f"leave {link.field} out of one of these tiers")
             # The cycle is cut at every tier on it: which one was meant to be last can not be known.
             del following[key]
-    return {key: _chain(found, following, key, usable) for key in usable}
+    return {key: _chain(found, following, key, usable, link) for key in usable}
 
 
 def _cycles(following: Mapping[ObjectKey, ObjectKey]) -> list[list[ObjectKey]]:
@@ -169,6 +224,7 @@ def _chain(
     following: Mapping[ObjectKey, ObjectKey],
     start: ObjectKey,
     usable: Mapping[ObjectKey, ModelTier],
+    link: _Link,
 ) -> tuple[ObjectKey, ...]:
     chain: list[ObjectKey] = []
     step = following.get(start)
@@ -180,10 +236,8 @@ def _chain(
             chain.append(step)
         step = following.get(step)
     if step is not None:
-        message = f"the chain of fallback tiers is longer than {MAX_FALLBACKS}; the rest is not used"
-        found.add(
-            start, "spec.fallbackTier", Reason.CHAIN_TOO_LONG, message, "shorten the chain", severity=Severity.WARNING
-        )
+        message = f"the chain of {link.words} is longer than {MAX_FALLBACKS}; the rest is not used"
+        found.add(start, link.path, Reason.CHAIN_TOO_LONG, message, "shorten the chain", severity=Severity.WARNING)
     return tuple(chain)
 
 

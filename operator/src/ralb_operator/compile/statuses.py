@@ -57,7 +57,8 @@ def _status(key: ObjectKey, view: View, problems: list[Problem], backings: Mappi
     if not isinstance(obj, ModelPool):
         return Status((accepted, resolved), generation)
     counts = None
-    if resolved.status:
+    # A Decode pool without its Prefill pool computes its prompts itself.
+    if backings[key].resolved:
         ready, counts = _ready(obj, backings[key])
     else:
         message = "No request is sent here until all references resolve."

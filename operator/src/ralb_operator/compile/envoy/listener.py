@@ -63,6 +63,8 @@ from ralb_operator.view import Gateway
 from ralb_operator.xds.resources import LISTENER, Resource
 
 NAME = "ralb"
+# The longest disaggregation.timeout, and some more so that the processor's own limit comes first.
+MAX_WAIT_S = 330.0
 
 
 @lru_cache(maxsize=16)
@@ -118,6 +120,8 @@ def _processor(gateway: Gateway) -> HttpFilter:
         failure_mode_allow=False,
         status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
         message_timeout=timedelta(seconds=gateway.processor_timeout_s),
+        # The processor asks for more time while another pod computes the prompt.
+        max_message_timeout=timedelta(seconds=max(gateway.processor_timeout_s, MAX_WAIT_S)),
         # Answers do not pass through the processor: no response message at all, headers included.
         processing_mode=ProcessingMode(
             request_header_mode=send,
@@ -145,7 +149,7 @@ def _strip() -> TypedExtensionConfig:
     ours = {
         value for value in vars(headers).values() if isinstance(value, str) and value.startswith(headers.OWN_PREFIX)
     }
-    return removal(sorted(ours - headers.CLIENT_HEADERS), headers.RESERVED_PREFIXES)
+    return removal(sorted((ours - headers.CLIENT_HEADERS) | {headers.PREFILLER}), headers.RESERVED_PREFIXES)
 
 
 def removal(names: Iterable[str], prefixes: Iterable[str]) -> TypedExtensionConfig:
