@@ -102,13 +102,13 @@ def test_half_a_condition_does_not_become_none() -> None:
 
 
 def test_fields_of_a_newer_definition_are_left_out_of_stored_objects() -> None:
-    balancing = {"slowStart": "1m", "strategy": "ReasoningAware"}
+    balancing = {"slowStart": "1m", "mood": "Brave"}
     data = pool(spec={**SPEC, "balancing": balancing, "locality": {"region": "eu"}})
     parsed = to_object(data, stored=True)
     assert isinstance(parsed.value, ModelPool)
     assert parsed.value.spec.balancing.slow_start == "1m"
     assert [(problem.field, problem.severity) for problem in parsed.problems] == [
-        ("spec.balancing.strategy", Severity.WARNING),
+        ("spec.balancing.mood", Severity.WARNING),
         ("spec.locality", Severity.WARNING),
     ]
     assert "upgrade the operator" in parsed.problems[0].hint

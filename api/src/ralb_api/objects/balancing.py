@@ -48,19 +48,19 @@ class CircuitBreaker(Spec):
     )
 
 
-_HASHING = (Strategy.RING_HASH, Strategy.MAGLEV)
-_AFFINE = (Strategy.REASONING_AWARE, Strategy.SESSION_AFFINITY)
+_HASHING = [Strategy.RING_HASH.value, Strategy.MAGLEV.value]
+_AFFINE = [Strategy.REASONING_AWARE.value, Strategy.SESSION_AFFINITY.value]
 
 
 class Hash(Spec):
-    """What RingHash and Maglev hash, and how far a pod's load may grow by it."""
+    """What is hashed, and how far a pod's load may grow by it."""
 
     constraints: ClassVar = (
         Constraint(
             cel=f"!has(self.header) || !(self.header.lowerAscii() in {list(CREDENTIALS)})",
             breach=lambda hashed: "" if hashed.header in CREDENTIALS else None,
-            message="header must not carry credentials: they are not shown to what would hash them",
-            hint="name a header with a user's or a conversation's id, or leave header out",
+            message="header must not be one that carries credentials",
+            hint="name one with the id of a user or a conversation, or leave header out",
             field="header",
         ),
     )
@@ -101,23 +101,28 @@ class Affinity(Spec):
     )
 
 
+def _misplaced(balancing: "Balancing", said: Spec, default: Spec, strategies: list[str]) -> str | None:
+    return None if said == default or balancing.strategy in strategies else f"it is {balancing.strategy}"
+
+
 class Balancing(Spec):
     """How work is spread over the pool's pods."""
 
     constraints: ClassVar = (
         duration_within("slow_start", "0s", "1h", "a new pod gets its full share within minutes; 30s is a good value"),
         Constraint(
-            cel=f"!has(self.hash) || self.strategy in {[str(each) for each in _HASHING]}",
-            breach=lambda said: f"it is {said.strategy}" if said.hash and said.strategy not in _HASHING else None,
-            message="hash needs strategy RingHash or Maglev",
-            hint="set one of them, or remove hash",
+            cel=f"!has(self.hash) || self.strategy in {_HASHING} || (!has(self.hash.header)"
+            " && self.hash.boundedLoadPercent == 125 && self.hash.maxKeySharePercent == 25)",
+            breach=lambda said: _misplaced(said, said.hash, Hash(), _HASHING),
+            message="hash is for the strategies RingHash and Maglev",
+            hint="set strategy to one of them, or remove hash",
             field="hash",
         ),
         Constraint(
-            cel=f"!has(self.affinity) || self.strategy in {[str(each) for each in _AFFINE]}",
-            breach=lambda said: f"it is {said.strategy}" if said.affinity and said.strategy not in _AFFINE else None,
-            message="affinity needs strategy ReasoningAware or SessionAffinity",
-            hint="set one of them, or remove affinity",
+            cel=f"!has(self.affinity) || self.strategy in {_AFFINE} || self.affinity.ttl == '10m'",
+            breach=lambda said: _misplaced(said, said.affinity, Affinity(), _AFFINE),
+            message="affinity is for the strategies ReasoningAware and SessionAffinity",
+            hint="set strategy to one of them, or remove affinity",
             field="affinity",
         ),
     )
@@ -131,15 +136,15 @@ class Balancing(Spec):
         "ReasoningAware. RoundRobin, LeastRequest, RingHash and Maglev run in Envoy, and so does what comes nearest to "
         "the strategy where the replicas are behind a service or a provider.",
     )
-    hash: Hash | None = Field(
-        default=None,
+    hash: Hash = Field(
+        default_factory=Hash,
         description="hash says what RingHash and Maglev hash, and how far they may load one pod; it is for them only. "
-        "Absent means the defaults of its fields.",
+        "The defaults of its fields apply when absent.",
     )
-    affinity: Affinity | None = Field(
-        default=None,
+    affinity: Affinity = Field(
+        default_factory=Affinity,
         description="affinity says how long ReasoningAware and SessionAffinity remember who had a conversation; it is "
-        "for them only. Absent means the defaults of its fields.",
+        "for them only. The defaults of its fields apply when absent.",
     )
     concurrency_per_replica: int = Field(
         default=0,

@@ -8,19 +8,19 @@ from ralb.v1 import snapshot_pb2 as pb
 from ralb_api.errors import Code
 from ralb_api.objects import (
     Action,
-    Affinity,
     Balancing,
     Connector,
     Engine,
-    Hash,
     HeaderMatch,
     HeaderMatchType,
     ModelPool,
+    Prefer,
     ProviderSchema,
     Role,
     RoutingPolicy,
     Strategy,
     StreamUsage,
+    Weights,
     When,
 )
 from ralb_api.objects.common import seconds
@@ -43,8 +43,6 @@ _ROLES = {
 _CONNECTORS = {
     Connector.NIXL: pb.Connector.CONNECTOR_NIXL,
     Connector.SIDECAR: pb.Connector.CONNECTOR_SIDECAR,
-}
-    each: pb.Balancing.Strategy.Value(each.name) for each in Strategy
 }
 # What a client is told when the rule for its request points to a tier that is missing or has no pool.
 _UNRESOLVED = "The policy for this request points to a tier that can not serve; its author must correct it."
@@ -128,12 +126,12 @@ def _pool(resolved: Resolved, key: ObjectKey, pool: ModelPool, backing: Backing,
 def _balancing(spec: Balancing) -> pb.Balancing:
     message = pb.Balancing(strategy=spec.strategy.name)
     if spec.strategy in (Strategy.RING_HASH, Strategy.MAGLEV):
-        hashed = spec.hash or Hash()
+        hashed = spec.hash
         message.hash_header = hashed.header or ""
         message.bounded_load_percent = hashed.bounded_load_percent
         message.max_key_share_percent = hashed.max_key_share_percent
     if spec.strategy in (Strategy.REASONING_AWARE, Strategy.SESSION_AFFINITY):
-        message.affinity_ttl_s = seconds((spec.affinity or Affinity()).ttl)
+        message.affinity_ttl_s = seconds(spec.affinity.ttl)
     return message
 
 
@@ -151,6 +149,9 @@ def _tier(resolved: Resolved, key: ObjectKey) -> pb.Tier:
         output_cap=spec.output_cap or 0,
         reasoning_effort=spec.reasoning_effort.lower() if spec.reasoning_effort else "",
         fallback_tiers=[tier.id for tier in resolved.fallbacks[key]],
+        spill_tiers=[tier.id for tier in resolved.spills[key]],
+        dynamic_weights=spec.weights is Weights.DYNAMIC,
+        prefer_price=spec.prefer is Prefer.PRICE,
     )
 
 
