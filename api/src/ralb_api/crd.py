@@ -69,6 +69,7 @@ def _root(kind: str, model: type[Object]) -> Schema:
             "spec": _with_limits(schema["properties"]["spec"]),
             "status": _status(kind),
         },
+        **{name: schema[name] for name in ("x-kubernetes-validations",) if name in schema},
     }
 
 

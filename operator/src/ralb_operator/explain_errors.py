@@ -108,7 +108,7 @@ def _explain_one(schema: Schema, error: ErrorDetails) -> Finding:
         form = FORMS.get(error.get("ctx", {}).get("pattern", ""), "a label key such as app or app.kubernetes.io/name")
         return Finding(dotted(path), f"{shown(key)} cannot be a key here", f"write {form}")
     blamed = error.get("ctx", {}).get("field")
-    path = (*path, blamed) if blamed else path
+    path = (*path, *blamed.split(".")) if blamed else path
     explainer = _EXPLAINERS.get(error["type"], _fallback)
     message, hint = explainer(_Context(schema, path, error))
     return Finding(dotted(path), message, hint)

@@ -96,7 +96,7 @@ class Snapshot(_message.Message):
     def __init__(self, version: _Optional[str] = ..., pools: _Optional[_Iterable[_Union[Pool, _Mapping]]] = ..., tiers: _Optional[_Iterable[_Union[Tier, _Mapping]]] = ..., policies: _Optional[_Iterable[_Union[Policy, _Mapping]]] = ...) -> None: ...
 
 class Pool(_message.Message):
-    __slots__ = ("id", "cluster", "rewrite_cluster", "model", "engine", "metrics_path", "endpoints", "cost", "concurrency_per_replica", "labels", "apis", "blocked", "role", "disaggregation", "balancing", "speculative_tokens")
+    __slots__ = ("id", "cluster", "rewrite_cluster", "model", "engine", "metrics_path", "endpoints", "cost", "concurrency_per_replica", "labels", "apis", "blocked", "role", "disaggregation", "balancing", "health", "speculative_tokens")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +119,7 @@ class Pool(_message.Message):
     ROLE_FIELD_NUMBER: _ClassVar[int]
     DISAGGREGATION_FIELD_NUMBER: _ClassVar[int]
     BALANCING_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_FIELD_NUMBER: _ClassVar[int]
     SPECULATIVE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     id: str
     cluster: str
@@ -135,8 +136,9 @@ class Pool(_message.Message):
     role: Role
     disaggregation: Disaggregation
     balancing: Balancing
+    health: Health
     speculative_tokens: int
-    def __init__(self, id: _Optional[str] = ..., cluster: _Optional[str] = ..., rewrite_cluster: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., engine: _Optional[_Union[Engine, str]] = ..., metrics_path: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., concurrency_per_replica: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., apis: _Optional[_Iterable[str]] = ..., blocked: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., disaggregation: _Optional[_Union[Disaggregation, _Mapping]] = ..., balancing: _Optional[_Union[Balancing, _Mapping]] = ..., speculative_tokens: _Optional[int] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., cluster: _Optional[str] = ..., rewrite_cluster: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., engine: _Optional[_Union[Engine, str]] = ..., metrics_path: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., concurrency_per_replica: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., apis: _Optional[_Iterable[str]] = ..., blocked: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., disaggregation: _Optional[_Union[Disaggregation, _Mapping]] = ..., balancing: _Optional[_Union[Balancing, _Mapping]] = ..., health: _Optional[_Union[Health, _Mapping]] = ..., speculative_tokens: _Optional[int] = ...) -> None: ...
 
 class Disaggregation(_message.Message):
     __slots__ = ("prefill_pool", "connector", "min_prompt_tokens", "timeout_s")
@@ -201,12 +203,30 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., adapters: _Optional[_Iterable[str]] = ..., context_window: _Optional[int] = ..., capabilities: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Endpoint(_message.Message):
-    __slots__ = ("address", "name")
+    __slots__ = ("address", "name", "draining")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
     address: str
     name: str
-    def __init__(self, address: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+    draining: bool
+    def __init__(self, address: _Optional[str] = ..., name: _Optional[str] = ..., draining: _Optional[bool] = ...) -> None: ...
+
+class Health(_message.Message):
+    __slots__ = ("degraded_error", "failed_error", "max_ejected", "slow_factor", "slow_start_s", "drain_s")
+    DEGRADED_ERROR_FIELD_NUMBER: _ClassVar[int]
+    FAILED_ERROR_FIELD_NUMBER: _ClassVar[int]
+    MAX_EJECTED_FIELD_NUMBER: _ClassVar[int]
+    SLOW_FACTOR_FIELD_NUMBER: _ClassVar[int]
+    SLOW_START_S_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_S_FIELD_NUMBER: _ClassVar[int]
+    degraded_error: float
+    failed_error: float
+    max_ejected: float
+    slow_factor: float
+    slow_start_s: float
+    drain_s: float
+    def __init__(self, degraded_error: _Optional[float] = ..., failed_error: _Optional[float] = ..., max_ejected: _Optional[float] = ..., slow_factor: _Optional[float] = ..., slow_start_s: _Optional[float] = ..., drain_s: _Optional[float] = ...) -> None: ...
 
 class Cost(_message.Message):
     __slots__ = ("input_per_million", "cached_input_per_million", "output_per_million")
@@ -219,7 +239,7 @@ class Cost(_message.Message):
     def __init__(self, input_per_million: _Optional[float] = ..., cached_input_per_million: _Optional[float] = ..., output_per_million: _Optional[float] = ...) -> None: ...
 
 class Tier(_message.Message):
-    __slots__ = ("id", "name", "level", "pools", "output_cap", "reasoning_effort", "fallback_tiers")
+    __slots__ = ("id", "name", "level", "pools", "output_cap", "reasoning_effort", "fallback_tiers", "spill_tiers", "dynamic_weights", "prefer_price")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     LEVEL_FIELD_NUMBER: _ClassVar[int]
@@ -227,6 +247,9 @@ class Tier(_message.Message):
     OUTPUT_CAP_FIELD_NUMBER: _ClassVar[int]
     REASONING_EFFORT_FIELD_NUMBER: _ClassVar[int]
     FALLBACK_TIERS_FIELD_NUMBER: _ClassVar[int]
+    SPILL_TIERS_FIELD_NUMBER: _ClassVar[int]
+    DYNAMIC_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    PREFER_PRICE_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     level: int
@@ -234,7 +257,10 @@ class Tier(_message.Message):
     output_cap: int
     reasoning_effort: str
     fallback_tiers: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., level: _Optional[int] = ..., pools: _Optional[_Iterable[_Union[TierPool, _Mapping]]] = ..., output_cap: _Optional[int] = ..., reasoning_effort: _Optional[str] = ..., fallback_tiers: _Optional[_Iterable[str]] = ...) -> None: ...
+    spill_tiers: _containers.RepeatedScalarFieldContainer[str]
+    dynamic_weights: bool
+    prefer_price: bool
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., level: _Optional[int] = ..., pools: _Optional[_Iterable[_Union[TierPool, _Mapping]]] = ..., output_cap: _Optional[int] = ..., reasoning_effort: _Optional[str] = ..., fallback_tiers: _Optional[_Iterable[str]] = ..., spill_tiers: _Optional[_Iterable[str]] = ..., dynamic_weights: _Optional[bool] = ..., prefer_price: _Optional[bool] = ...) -> None: ...
 
 class TierPool(_message.Message):
     __slots__ = ("pool", "weight", "priority")

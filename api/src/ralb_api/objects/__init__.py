@@ -61,7 +61,7 @@ from ralb_api.objects.tenant import (
     Tenant,
     TenantSpec,
 )
-from ralb_api.objects.tier import ModelTier, ModelTierSpec, ReasoningEffort, TierPool
+from ralb_api.objects.tier import ModelTier, ModelTierSpec, Prefer, ReasoningEffort, TierPool, Weights
 from ralb_api.objects.tool import (
     Calculator,
     ConfigMapRef,
@@ -138,6 +138,7 @@ __all__ = [
     "Object",
     "OnError",
     "PodsBackend",
+    "Prefer",
     "Priority",
     "ProviderSchema",
     "ProviderTLS",
@@ -166,5 +167,6 @@ __all__ = [
     "ToolBackendSpec",
     "ToolsCondition",
     "Use",
+    "Weights",
     "When",
 ]

@@ -231,23 +231,10 @@ def cel_name(name: str) -> str:
     return f"__{name}__" if name in _CEL_WORDS else name
 
 
-class Spec(BaseModel):
-    """Base of every nested model: camelCase on the wire, unknown fields refused, immutable."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, extra="forbid", frozen=True
-    )
+class _Constrained(BaseModel):
+    """Base of models with rules across their fields."""
 
     constraints: ClassVar[tuple[Constraint, ...]] = ()
-
-    @field_validator("*")
-    @classmethod
-    def _listed_once(cls, value: Any) -> Any:
-        # Lists of scalars are sets to Kubernetes (x-kubernetes-list-type: set).
-        if isinstance(value, tuple) and (again := duplicates(item for item in value if isinstance(item, str))):
-            message = f"{', '.join(again[:3])} listed more than once"
-            raise PydanticCustomError("constraint", "{message}", {"message": message, "hint": "list each value once"})
-        return value
 
     @model_validator(mode="after")
     def _constraints_hold(self) -> Self:
@@ -266,6 +253,23 @@ class Spec(BaseModel):
         return schema
 
 
+class Spec(_Constrained):
+    """Base of every nested model: camelCase on the wire, unknown fields refused, immutable."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, extra="forbid", frozen=True
+    )
+
+    @field_validator("*")
+    @classmethod
+    def _listed_once(cls, value: Any) -> Any:
+        # Lists of scalars are sets to Kubernetes (x-kubernetes-list-type: set).
+        if isinstance(value, tuple) and (again := duplicates(item for item in value if isinstance(item, str))):
+            message = f"{', '.join(again[:3])} listed more than once"
+            raise PydanticCustomError("constraint", "{message}", {"message": message, "hint": "list each value once"})
+        return value
+
+
 class Metadata(BaseModel):
     """The part of Kubernetes metadata RALB reads; the rest is carried by the API server and ignored here."""
 
@@ -280,8 +284,8 @@ class Metadata(BaseModel):
     uid: str = ""
 
 
-class Object(BaseModel):
-    """Base of the kinds: apiVersion, kind, metadata; subclasses add ``spec``."""
+class Object(_Constrained):
+    """Base of the kinds: apiVersion, kind, metadata; subclasses add ``spec``. A constraint here is over the whole object."""
 
     model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, extra="forbid", frozen=True)
 

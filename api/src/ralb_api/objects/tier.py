@@ -18,6 +18,20 @@ class ReasoningEffort(StrEnum):
     HIGH = "High"
 
 
+class Weights(StrEnum):
+    """Whether measured capacity moves the shares."""
+
+    DYNAMIC = "Dynamic"
+    STATIC = "Static"
+
+
+class Prefer(StrEnum):
+    """What decides among pools of the same priority."""
+
+    BALANCE = "Balance"
+    PRICE = "Price"
+
+
 class TierPool(Spec):
     """A pool in a tier."""
 
@@ -26,8 +40,8 @@ class TierPool(Spec):
         default=1,
         ge=0,
         le=1_000_000,
-        description="weight is the pool's share among the pools of the same priority. 0 keeps it for failover only. "
-        "Defaults to 1.",
+        description="weight is the pool's share among the pools of the same priority, as it is or times what the pool can "
+        "do: see weights. 0 keeps it for failover only. Defaults to 1.",
     )
     priority: int = Field(
         default=0,
@@ -66,6 +80,24 @@ class ModelTierSpec(Spec):
         description="pools provide the tier, each named once.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
+    weights: Weights = Field(
+        default=Weights.DYNAMIC,
+        description="weights says what shares of the traffic the pools get. Dynamic: weight times the capacity measured of "
+        "the pool's working pods, less while requests queue there; of a pool not measured yet, its pods count as its "
+        "peers' do. Static: exactly the weights, whatever the pools can do. Defaults to Dynamic.",
+    )
+    prefer: Prefer = Field(
+        default=Prefer.BALANCE,
+        description="prefer says what decides among pools of the same priority. Balance: their shares. Price: the cheapest "
+        "for the request at the pools' cost, what it finds in prefix caches considered, while that pool is not saturated; "
+        "pools of nearly the same price share. Defaults to Balance.",
+    )
+    spill_tier: ObjectName | None = Field(
+        default=None,
+        description="spillTier is the ModelTier that takes what is too much for this one: while all of this tier's working "
+        "pods are at their concurrency cap or requests queue there, new requests in excess go there, unless it is "
+        "saturated itself. May be the fallbackTier. Unset means that requests queue here.",
+    )
     fallback_tier: ObjectName | None = Field(
         default=None,
         description="fallbackTier is the ModelTier that takes a request when no pool of this one can: none is ready, "
@@ -85,8 +117,22 @@ class ModelTierSpec(Spec):
     )
 
 
+def _spill_breach(tier: "ModelTier") -> str | None:
+    return "" if tier.spec.spill_tier == tier.metadata.name else None
+
+
 class ModelTier(Object):
     """ModelTier is one level of reasoning and the pools that provide it."""
+
+    constraints: ClassVar = (
+        Constraint(
+            cel="!has(self.spec.spillTier) || self.spec.spillTier != self.metadata.name",
+            breach=_spill_breach,
+            message="a tier can not spill over to itself",
+            hint="name another ModelTier in spillTier, or leave it out",
+            field="spec.spillTier",
+        ),
+    )
 
     short_names: ClassVar[tuple[str, ...]] = ("mt",)
     plural: ClassVar[str] = "modeltiers"

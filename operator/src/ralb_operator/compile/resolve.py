@@ -1,8 +1,8 @@
 """References between objects: what each points to, whether it is there, and whether pointing goes in circles.
 
 A broken reference takes out as little as possible. A tier loses the pool that is missing and serves while it has another; a
-chain of fallback or spill tiers goes on behind a tier that can not serve; a policy keeps its traffic, and only the rules that point to a
-missing tier refuse theirs (with 503): were they skipped, requests would silently go to a tier nobody meant for them.
+chain of fallback or spill tiers goes on behind a tier that can not serve; a policy keeps its traffic, and only the rules that
+point to a missing tier refuse theirs (with 503): were they skipped, requests would silently go to a tier nobody meant for them.
 """
 
 from collections import defaultdict
@@ -55,7 +55,7 @@ class _Link:
 
     field: str
     words: str
-    next: Callable[[ModelTier], str | None]
+    target: Callable[[ModelTier], str | None]
 
     @property
     def path(self) -> str:
@@ -183,7 +183,7 @@ def _chains(
 ) -> dict[ObjectKey, tuple[ObjectKey, ...]]:
     following: dict[ObjectKey, ObjectKey] = {}
     for key, tier in sorted(found.view.tiers.items()):
-        name = link.next(tier)
+        name = link.target(tier)
         if name is None:
             continue
         target = ObjectKey("ModelTier", key.namespace, name)
