@@ -4,7 +4,7 @@ Bounded: beyond ``MAX_OPEN`` requests the oldest counts as ended. Requests on a 
 later heard of them is ignored.
 """
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -91,7 +91,7 @@ class BlockLedger(Ledger):
     def __init__(self, pods: int) -> None:
         super().__init__(pods)
         self.held = [0] * pods
-        self._uses: list[Counter[int]] = [Counter() for _ in range(pods)]
+        self._uses: list[dict[int, int]] = [{} for _ in range(pods)]
         self._holders: dict[int, int] = {}
 
     def shared(self, blocks: Sequence[int]) -> list[int]:
@@ -104,8 +104,10 @@ class BlockLedger(Ledger):
         uses, holders, bit = self._uses[pod], self._holders, 1 << pod
         fresh = [block for block in work.blocks if block not in uses]
         for block in fresh:
+            uses[block] = 0
             holders[block] = holders.get(block, 0) | bit
-        uses.update(work.blocks)
+        for block in work.blocks:
+            uses[block] += 1
         self.held[pod] += work.input_tokens - (len(work.blocks) - len(fresh)) * work.block_tokens
 
     def _release(self, entry: _Open) -> None:
