@@ -134,6 +134,9 @@ def _scraper(scraper: Scraper) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "ralb_scrape_stretch", "Factor by which scraping is slowed down to its budget.", value=scraper.pace.stretch
     )
+    yield CounterMetricFamily(
+        "ralb_scrape_unusable_values", "Series whose value cannot be, and was not used.", value=scraper.unusable
+    )
     errors = CounterMetricFamily("ralb_scrape_errors", "Scrapes that failed.", labels=["kind"])
     for kind, count in scraper.errors.items():
         errors.add_metric([kind], count)

@@ -11,6 +11,6 @@ from ralb_extproc.metrics.exposition import parse
 from ralb_extproc.metrics.http import FetchError, Kind
 from ralb_extproc.metrics.pace import Pace
 from ralb_extproc.metrics.scraper import Scraper
-from ralb_extproc.metrics.series import SGLANG, VLLM, Dialect, dialect
+from ralb_extproc.metrics.series import SGLANG, TENSORRT_LLM, VLLM, Dialect, dialect
 
-__all__ = ["SGLANG", "VLLM", "Dialect", "FetchError", "Kind", "Pace", "Scraper", "dialect", "parse"]
+__all__ = ["SGLANG", "TENSORRT_LLM", "VLLM", "Dialect", "FetchError", "Kind", "Pace", "Scraper", "dialect", "parse"]

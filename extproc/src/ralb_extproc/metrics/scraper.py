@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
-from ralb.v1.snapshot_pb2 import Pool
+from ralb.v1.snapshot_pb2 import MetricsReport, Pool
 from ralb_extproc.metrics.exposition import parse
 from ralb_extproc.metrics.http import Connection, FetchError, Kind
 from ralb_extproc.metrics.pace import FAST, Pace, next_interval
-from ralb_extproc.metrics.series import VLLM, Dialect, dialect
+from ralb_extproc.metrics.series import Dialect, dialect
+from ralb_extproc.metrics.troubles import Reading, report
 from ralb_extproc.place import PodSample, PodTable
 from ralb_extproc.place import columns as col
 
@@ -40,8 +41,7 @@ class Target:
         dialect: the series to look for.
         full / filtered: the request for the whole page, and for only the series needed, where the server can do that.
         use_filter: whether the filtered page is known (or still hoped) to have what is needed.
-        missing: needed series its last page lacked.
-        error: why the last scrape failed; "" if it did not.
+        reading: how it goes.
     """
 
     pool: str
@@ -52,8 +52,11 @@ class Target:
     full: bytes
     filtered: bytes
     use_filter: bool
-    missing: tuple[str, ...] = ()
-    error: str = ""
+    reading: Reading
+
+
+# Pool, metrics path, dialect and generation of the slot: what changes them makes another target.
+_Key = tuple[str, str, Dialect, int]
 
 
 class Scraper:
@@ -69,6 +72,7 @@ class Scraper:
         scrapes: how many succeeded.
         bytes_read: sum of the sizes of their pages.
         errors: how many failed, by kind.
+        unusable: how many series had a value that cannot be: not a number, negative, or beyond reason.
     """
 
     def __init__(
@@ -82,29 +86,32 @@ class Scraper:
         self.pace = pace if pace is not None else Pace()
         self._timeout = timeout
         self._clock = clock
-        self._tasks: dict[tuple[str, str, int], asyncio.Task[None]] = {}
-        self._targets: dict[tuple[str, str, int], Target] = {}
+        self._tasks: dict[_Key, asyncio.Task[None]] = {}
+        self._targets: dict[_Key, Target] = {}
         self._warned: set[tuple[str, str]] = set()
         self.scrapes = 0
         self.bytes_read = 0
         self.errors: Counter[str] = Counter()
+        self.unusable = 0
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     def update(self, pools: Iterable[Pool]) -> None:
         """Follow the table after its own update with the same pools. Must be called on the event loop."""
-        wanted: dict[tuple[str, str, int], Target] = {}
+        wanted: dict[_Key, Target] = {}
         for pool in pools:
             view = self._pods.view(pool.id)
-            known = dialect(pool.engine)
+            known = dialect(pool.engine, speculating=pool.speculative_tokens > 0)
             if view is None or known is None or not pool.metrics_path:
                 continue
+            names = {endpoint.address: endpoint.name for endpoint in pool.endpoints}
             for address, slot in zip(view.addresses, view.slots, strict=True):
                 key = self._pods.key(slot)
                 if key is not None:
-                    target = _target(pool, address, slot, key.generation, known)
-                    wanted[pool.id, pool.metrics_path, key.generation] = target
+                    reading = Reading(pool.id, names.get(address) or address)
+                    target = _target(pool, address, slot, key.generation, known, reading)
+                    wanted[pool.id, pool.metrics_path, known, key.generation] = target
         for gone in self._tasks.keys() - wanted.keys():
             self._tasks.pop(gone).cancel()
             del self._targets[gone]
@@ -127,18 +134,23 @@ class Scraper:
         """Pods whose page lacks a needed series, counted by (pool id, series)."""
         out: Counter[tuple[str, str]] = Counter()
         for target in self._targets.values():
-            for series in target.missing:
+            for series in target.reading.missing:
                 out[target.pool, series] += 1
         return out
 
     def failing(self) -> Counter[tuple[str, str]]:
         """Pods whose last scrape failed, counted by (pool id, kind)."""
-        return Counter((target.pool, target.error) for target in self._targets.values() if target.error)
+        readings = (target.reading for target in self._targets.values())
+        return Counter((reading.pool, reading.error) for reading in readings if reading.error)
+
+    def report(self) -> MetricsReport:
+        """What cannot be read, and has not been for a while."""
+        return report((target.reading for target in self._targets.values()), self._clock())
 
     async def _run(self, target: Target) -> None:
         host, _, port = target.address.rpartition(":")
         if not host or not port.isdigit() or not target.full:
-            target.error = Kind.ADDRESS
+            target.reading.failed(Kind.ADDRESS, self._clock())
             self.errors[Kind.ADDRESS] += 1
             _log.error("pool %s: cannot scrape %r: not ip:port, or a bad metrics path", target.pool, target.address)
             return
@@ -176,11 +188,10 @@ class Scraper:
         page, sample = await self._fetch_filtered(target, connection) or await self._fetch(
             target, connection, target.full
         )
-        target.error = ""
         self.scrapes += 1
         self.bytes_read += len(page)
-        if sample.missing != target.missing:
-            target.missing = sample.missing
+        self.unusable += sample.unusable
+        if target.reading.lacks(sample.missing, self._clock()):
             self._warn(target)
         if self._pods.is_current(target.slot, target.generation):
             self._pods.observe(target.slot, sample, self._clock())
@@ -192,7 +203,8 @@ class Scraper:
             return None
         try:
             page, sample = await self._fetch(target, connection, target.filtered)
-            if not sample.missing:
+            # A page that lacks only what says how well it speculates is whole: all of it would lack that too.
+            if sample.tells_load and sample.kv_usage is not None:
                 return page, sample
         except FetchError as error:
             if error.kind is not Kind.STATUS:
@@ -209,34 +221,34 @@ class Scraper:
         return page, sample
 
     def _failed(self, target: Target, error: FetchError) -> None:
-        target.error = error.kind
+        target.reading.failed(error.kind, self._clock())
         self.errors[error.kind] += 1
         if error.kind is Kind.REFUSED and self._pods.is_current(target.slot, target.generation):
             self._pods.unreachable(target.slot, self._clock())
 
     def _warn(self, target: Target) -> None:
-        for series in target.missing:
+        for series in target.reading.missing:
             if (target.pool, series) not in self._warned and len(self._warned) < _MAX_WARNED:
                 self._warned.add((target.pool, series))
                 _log.warning(
-                    "pool %s: %s does not export %s: without it pods are balanced by our own in-flight counts",
+                    "pool %s: %s does not export %s, which placement needs",
                     target.pool,
                     target.address,
                     series,
                 )
 
 
-def _target(pool: Pool, address: str, slot: int, generation: int, known: Dialect) -> Target:
+def _target(pool: Pool, address: str, slot: int, generation: int, known: Dialect, reading: Reading) -> Target:
     path = pool.metrics_path
     usable = path.startswith("/") and path.isascii() and path.isprintable() and " " not in path
     usable = usable and address.isascii() and address.isprintable() and " " not in address
     full = filtered = b""
     if usable:
         # Servers built on prometheus_client (vLLM's is) give only the series named by name[]: 3 kB for 57.
-        names = "&".join(f"name%5B%5D={quote(name.decode(), safe='')}" for name in known.series)
+        names = "&".join(f"name%5B%5D={quote(name.decode(), safe='')}" for name in sorted(known.names))
         full = _get(path, address)
         filtered = _get(f"{path}{'&' if '?' in path else '?'}{names}", address)
-    return Target(pool.id, address, slot, generation, known, full, filtered, use_filter=known is VLLM)
+    return Target(pool.id, address, slot, generation, known, full, filtered, known.filters, reading)
 
 
 def _get(path: str, host: str) -> bytes:
