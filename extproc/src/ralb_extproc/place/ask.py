@@ -1,7 +1,7 @@
 """The numbers of a request that placing needs, and nothing else of it. A type only."""
 
-from collections.abc import Container
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
 
 from ralb_extproc.place.prefix import NO_PREFIX, Prefix
 
@@ -19,6 +19,7 @@ class Ask:
         only: addresses it may go to; None = any.
         session: conversation or agent program it belongs to; "" = none known.
         adapter: LoRA adapter it asks for; "" = the base model.
+        headers: the client's, names in lower case, for strategies that hash one.
     """
 
     input_tokens: int
@@ -29,3 +30,4 @@ class Ask:
     only: Container[str] | None = None
     session: str = ""
     adapter: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)

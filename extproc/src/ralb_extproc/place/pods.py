@@ -12,18 +12,18 @@ from typing import Final
 
 import numpy as np
 
-from ralb.v1.snapshot_pb2 import Pool
+from ralb.v1.snapshot_pb2 import Balancing, Pool
 from ralb_extproc.place import columns as col
 from ralb_extproc.place.ask import Ask
 from ralb_extproc.place.columns import Floats
 from ralb_extproc.place.dice import Dice
 from ralb_extproc.place.ledger import NO_INFO, Flight, FlightInfo, Ledger
 from ralb_extproc.place.load import STEADY_SECONDS, Steady, steady
-from ralb_extproc.place.prefix import Prefix
+from ralb_extproc.place.prefix import Prefix, PrefixIndex
 from ralb_extproc.place.prefixes import PoolPrefixes
 from ralb_extproc.place.sample import PodSample
 from ralb_extproc.place.strategies import new_strategy
-from ralb_extproc.place.strategy import Scene, Strategy
+from ralb_extproc.place.strategy import Scene, Served, Strategy
 from ralb_extproc.place.views import Change, PodKey, PoolView, select
 
 MAX_PODS: Final = 16_384
@@ -63,6 +63,7 @@ class PodTable:
         self._views: dict[str, PoolView] = {}
         self._steady: dict[str, Steady] = {}
         self._strategies: dict[str, Strategy] = {}
+        self._balancing: dict[str, Balancing] = {}
         self._prefixes = PoolPrefixes(prefix_entries)
 
     # ---- which pods there are ----
@@ -98,6 +99,16 @@ class PodTable:
         """How a pool's pods are compared."""
         return self._strategies[view.pool]
 
+    def hash_key(self, pool: str, ask: Ask, now: float) -> str:
+        """What Envoy is to hash where it chooses a pool's pod itself; "" = nothing."""
+        strategy = self._strategies.get(pool)
+        return strategy.hash_key(ask, now) if strategy is not None else ""
+
+    def balanced_by(self, pool: str) -> str:
+        """Name of a pool's strategy; "" for a pool not known."""
+        strategy = self._strategies.get(pool)
+        return strategy.name if strategy is not None else ""
+
     def scene(self, view: PoolView, ask: Ask, now: float, dice: Dice) -> Scene:
         """What the strategy of a pool compares its pods by."""
         block = self.block(view)
@@ -128,9 +139,11 @@ class PodTable:
         Endpoints beyond ``MAX_PODS`` are left out and counted in ``refused``.
         """
         wanted: dict[str, tuple[tuple[str, ...], int]] = {}
+        balancing: dict[str, Balancing] = {}
         total = refused = 0
         for pool in pools:
-            addresses = tuple(sorted({e.address for e in pool.endpoints if e.address}))
+            balancing[pool.id] = pool.balancing
+            addresses = tuple(sorted({e.address for e in pool.endpoints if e.address and not e.draining}))
             room = MAX_PODS - total
             refused += max(0, len(addresses) - room)
             addresses = addresses[:room]
@@ -159,7 +172,11 @@ class PodTable:
             views[pool_id] = PoolView(pool_id, addresses, slots, select(slots), cap)
         self._views = views
         self._steady.clear()
-        self._strategies = {pool: self._strategies.get(pool) or new_strategy() for pool in views}
+        self._strategies = {
+            pool: self._strategies[pool] if said == self._balancing.get(pool) else new_strategy(said)
+            for pool, said in balancing.items()
+        }
+        self._balancing = balancing
         self._prefixes.follow(views, self.data)
         return Change(tuple(added), tuple(dropped), refused)
 
@@ -224,6 +241,11 @@ class PodTable:
         if key is not None:
             self._prefixes[key.pool].record(prefix, slot)
 
+    def prefix_index(self, slot: int) -> PrefixIndex | None:
+        """The index of a pod's pool, for what the pod itself says of its cache; None for a slot that is nobody's."""
+        key = self.key(slot)
+        return self._prefixes[key.pool] if key is not None else None
+
     # ---- requests ----
 
     def placed(self, slot: int, ask: Ask, now: float) -> None:
@@ -232,6 +254,12 @@ class PodTable:
         if key is not None:
             self._prefixes[key.pool].record(ask.prefix, slot)
             self._strategies[key.pool].placed(self._views[key.pool], slot, ask, now)
+
+    def sent(self, pool: str, ask: Ask, now: float) -> None:
+        """A request was sent to a pool of which Envoy chooses the pod; the strategy is told."""
+        strategy = self._strategies.get(pool)
+        if strategy is not None:
+            strategy.sent(ask, now)
 
     def begin(
         self, request_id: str, slot: int, prefill: float, decode: float, now: float, info: FlightInfo = NO_INFO
@@ -395,6 +423,12 @@ class PodTable:
             self._steady.pop(key.pool, None)
             self.data[[col.FAILURES, col.UNREACHABLE], slot] = 0.0
             self.data[col.PROBE_AT, slot] = -np.inf
+
+    def served(self, slot: int, served: Served, now: float) -> None:
+        """A pod answered a request in full; the strategy is told."""
+        key = self.key(slot)
+        if key is not None:
+            self._strategies[key.pool].finished(slot, served, now)
 
     def learn_prefill(self, flight: Flight, ttft: float) -> None:
         """Correct the prefill rate of a pool by the time to first token (seconds) of a flight one of its pods served.

@@ -1,0 +1,88 @@
+"""Weighted round robin with weights that follow the pods.
+
+Algorithm: earliest deadline first. Sending a pod of weight w a request puts its next deadline 1/w later, and the earliest is
+next, so shares are the weights and turns are spaced evenly. A pod that was away joins at the present turn: it gets no arrears.
+
+    weight = residency / (pace x queue x memory x start)
+
+pace       95th percentile of the time per token against the pool's mean of it (``pace``)
+queue      (1 + requests waiting) / (1 + mean of the pool), as far as readings are fresh
+memory     grows as the KV cache fills; start: of the slow start (both: ``place.load``)
+residency  1/2 where the request's adapter is not known to be loaded while another pod has it, else 1
+
+Limits: answers teach it, so a pod that turns slow is noticed some answers later. Blind to prefixes.
+"""
+
+from typing import ClassVar, Final
+
+import numpy as np
+
+from ralb_extproc.place import columns as col
+from ralb_extproc.place.ask import Ask
+from ralb_extproc.place.columns import Floats
+from ralb_extproc.place.strategies.pace import Paces
+from ralb_extproc.place.strategies.slots import PerSlot
+from ralb_extproc.place.strategy import Scene, Served, Strategy
+from ralb_extproc.place.views import PoolView
+
+_ABSENT: Final = 0.5
+_ADAPTERS: Final = 64  # adapters remembered, each with the pods that were sent it
+_RESIDENT_SECONDS: Final = 300.0
+
+
+class WeightedRoundRobin(Strategy):
+    """See the module."""
+
+    spreads: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self._paces = Paces()
+        self._deadline = PerSlot()
+        self._stride = PerSlot(1.0)  # 1 / weight as last computed
+        self._turn = 0.0
+        self._sent: dict[str, PerSlot] = {}  # adapter -> when each pod was last sent it
+
+    def costs(self, scene: Scene) -> Floats:
+        """See ``Strategy.costs``: how far away each pod's deadline would be."""
+        strides = 1.0 / self.weights(scene)
+        self._stride.put(scene.view, strides)
+        out: Floats = np.maximum(self._deadline.of(scene.view) - self._turn, 0.0)
+        out += strides
+        return out
+
+    def weights(self, scene: Scene) -> Floats:
+        """The pods' weights for a request."""
+        waiting = scene.block[col.WAITING] * scene.steady.trust
+        out: Floats = self._paces.high(scene.view, scene.now)
+        out *= (1.0 + waiting) / (1.0 + float(waiting.mean()))
+        out *= scene.steady.factor
+        np.reciprocal(out, out=out)
+        sent = self._sent.get(scene.ask.adapter) if scene.ask.adapter else None
+        if sent is not None:
+            resident = sent.of(scene.view) > scene.now - _RESIDENT_SECONDS
+            if resident.any():
+                out[~resident] *= _ABSENT
+        return out
+
+    def placed(self, view: PoolView, slot: int, ask: Ask, now: float) -> None:
+        """See ``Strategy.placed``."""
+        start = max(self._deadline[slot], self._turn)
+        self._deadline[slot] = start + self._stride[slot]
+        self._turn = start
+        if ask.adapter:
+            sent = self._sent.pop(ask.adapter, None) or PerSlot(-np.inf)
+            if len(self._sent) >= _ADAPTERS:
+                del self._sent[next(iter(self._sent))]
+            self._sent[ask.adapter] = sent
+            sent[slot] = now
+
+    def finished(self, slot: int, served: Served, now: float) -> None:
+        """See ``Strategy.finished``."""
+        self._paces.learn(slot, served, now)
+
+    def forget(self, slot: int) -> None:
+        """See ``Strategy.forget``."""
+        self._paces.forget(slot)
+        self._deadline.forget(slot)
+        for sent in self._sent.values():
+            sent.forget(slot)
