@@ -96,7 +96,7 @@ class Snapshot(_message.Message):
     def __init__(self, version: _Optional[str] = ..., pools: _Optional[_Iterable[_Union[Pool, _Mapping]]] = ..., tiers: _Optional[_Iterable[_Union[Tier, _Mapping]]] = ..., policies: _Optional[_Iterable[_Union[Policy, _Mapping]]] = ...) -> None: ...
 
 class Pool(_message.Message):
-    __slots__ = ("id", "cluster", "rewrite_cluster", "model", "engine", "metrics_path", "endpoints", "cost", "concurrency_per_replica", "labels", "apis", "blocked", "role", "disaggregation", "balancing", "health", "speculative_tokens")
+    __slots__ = ("id", "cluster", "rewrite_cluster", "model", "engine", "metrics_path", "endpoints", "cost", "concurrency_per_replica", "labels", "apis", "blocked", "role", "disaggregation", "balancing", "health", "speculative_tokens", "kv_events")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -121,6 +121,7 @@ class Pool(_message.Message):
     BALANCING_FIELD_NUMBER: _ClassVar[int]
     HEALTH_FIELD_NUMBER: _ClassVar[int]
     SPECULATIVE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    KV_EVENTS_FIELD_NUMBER: _ClassVar[int]
     id: str
     cluster: str
     rewrite_cluster: str
@@ -138,7 +139,8 @@ class Pool(_message.Message):
     balancing: Balancing
     health: Health
     speculative_tokens: int
-    def __init__(self, id: _Optional[str] = ..., cluster: _Optional[str] = ..., rewrite_cluster: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., engine: _Optional[_Union[Engine, str]] = ..., metrics_path: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., concurrency_per_replica: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., apis: _Optional[_Iterable[str]] = ..., blocked: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., disaggregation: _Optional[_Union[Disaggregation, _Mapping]] = ..., balancing: _Optional[_Union[Balancing, _Mapping]] = ..., health: _Optional[_Union[Health, _Mapping]] = ..., speculative_tokens: _Optional[int] = ...) -> None: ...
+    kv_events: KvEvents
+    def __init__(self, id: _Optional[str] = ..., cluster: _Optional[str] = ..., rewrite_cluster: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., engine: _Optional[_Union[Engine, str]] = ..., metrics_path: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., concurrency_per_replica: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., apis: _Optional[_Iterable[str]] = ..., blocked: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., disaggregation: _Optional[_Union[Disaggregation, _Mapping]] = ..., balancing: _Optional[_Union[Balancing, _Mapping]] = ..., health: _Optional[_Union[Health, _Mapping]] = ..., speculative_tokens: _Optional[int] = ..., kv_events: _Optional[_Union[KvEvents, _Mapping]] = ...) -> None: ...
 
 class Disaggregation(_message.Message):
     __slots__ = ("prefill_pool", "connector", "min_prompt_tokens", "timeout_s")
@@ -151,6 +153,14 @@ class Disaggregation(_message.Message):
     min_prompt_tokens: int
     timeout_s: float
     def __init__(self, prefill_pool: _Optional[str] = ..., connector: _Optional[_Union[Connector, str]] = ..., min_prompt_tokens: _Optional[int] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+
+class KvEvents(_message.Message):
+    __slots__ = ("port", "replay_port")
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    REPLAY_PORT_FIELD_NUMBER: _ClassVar[int]
+    port: int
+    replay_port: int
+    def __init__(self, port: _Optional[int] = ..., replay_port: _Optional[int] = ...) -> None: ...
 
 class Balancing(_message.Message):
     __slots__ = ("strategy", "hash_header", "bounded_load_percent", "max_key_share_percent", "affinity_ttl_s")

@@ -61,6 +61,30 @@ def _metrics_path() -> Any:
     )
 
 
+class KvEvents(Spec):
+    """Where pods publish what their KV caches hold."""
+
+    constraints: ClassVar = (
+        Constraint(
+            cel="!has(self.replayPort) || self.replayPort != self.port",
+            breach=lambda events: f"both are {events.port}" if events.port == events.replay_port else None,
+            message="port and replayPort must differ",
+            hint="vLLM's defaults are 5557 and 5558",
+            field="replayPort",
+        ),
+    )
+
+    port: Port = Field(
+        default=5557,
+        description="port is where each pod publishes events, as set in vLLM's --kv-events-config. Defaults to 5557.",
+    )
+    replay_port: Port | None = Field(
+        default=None,
+        description="replayPort is where each pod gives missed events again (replay_endpoint in --kv-events-config), "
+        "such as 5558. Unset means nowhere: after a gap what a pod's cache holds is not known until it has turned over.",
+    )
+
+
 class PodsBackend(Spec):
     """Pods in the pool's own namespace, balanced one by one."""
 
@@ -68,6 +92,12 @@ class PodsBackend(Spec):
     port: Port = Field(default=8000, description="port is where the pods serve the model's API. Defaults to 8000.")
     engine: Engine = _engine()
     metrics_path: Path = _metrics_path()
+    kv_events: KvEvents | None = Field(
+        default=None,
+        description="kvEvents says that the pods publish what their KV caches store and remove (vLLM, SGLang), so that "
+        "prompts are not sent after a cache that has evicted them. kvEvents: {} means vLLM's default port. Unset means "
+        "that they do not.",
+    )
 
 
 class ServiceBackend(Spec):

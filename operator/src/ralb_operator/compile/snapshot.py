@@ -104,6 +104,9 @@ def _pool(resolved: Resolved, key: ObjectKey, pool: ModelPool, backing: Backing,
         message.metrics_path = seen.metrics_path
         for address, name in backing.endpoints.ready:
             message.endpoints.add(address=address, name=name)
+        events = backend.pods.kv_events if backend.pods is not None else None
+        if events is not None:
+            message.kv_events.CopyFrom(pb.KvEvents(port=events.port, replay_port=events.replay_port or 0))
     else:
         message.engine = pb.Engine.ENGINE_GENERIC
     if backend.external is not None:
