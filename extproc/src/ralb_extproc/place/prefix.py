@@ -13,6 +13,7 @@ entry takes 130 to 200 bytes with up to 60 pods, plus 1 byte per 7.5 pods beyond
 entry can carry it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -195,6 +196,28 @@ class PrefixIndex:
             raw = np.frombuffer(mask.to_bytes((self._bits + 7) // 8, "little"), dtype=np.uint8)
             by_bit[:-1][np.unpackbits(raw, count=self._bits, bitorder="little").view(np.bool_)] = value
         return by_bit
+
+    def hold(self, slot: int, hashes: Iterable[int]) -> None:
+        """Note that a pod holds these blocks, as it says itself."""
+        bit = self._bit.get(slot)
+        mask = 1 << (self._take_bit(slot) if bit is None else bit)
+        young, old, live = self._young, self._old, self._live
+        for h in hashes:
+            known = young.get(h)
+            young[h] = (old.get(h, 0) & live if known is None else known) | mask
+        if len(young) >= self.entries:
+            self._rotate()
+
+    def evict(self, slot: int, hashes: Iterable[int]) -> None:
+        """Note that a pod no longer holds these blocks, and so nothing that follows them."""
+        bit = self._bit.get(slot)
+        if bit is None:
+            return
+        rest = ~(1 << bit)
+        for h in hashes:
+            for entries in (self._young, self._old):
+                if h in entries:
+                    entries[h] &= rest
 
     def forget(self, slot: int) -> None:
         """Note that a pod's cache is gone (it left or restarted)."""
