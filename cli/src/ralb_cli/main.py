@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 
 from ralb_api import __version__
 
-COMMANDS = ("up", "check", "explain", "demo")
+COMMANDS = ("up", "check", "explain", "sim", "demo")
 
 
 class Command(Protocol):
