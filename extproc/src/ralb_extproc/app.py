@@ -19,6 +19,7 @@ from ralb_extproc.epp.server import PickerServers
 from ralb_extproc.feedback import AccessLogService, Learner, Outcome, Settled
 from ralb_extproc.metrics import Scraper
 from ralb_extproc.place import PodTable
+from ralb_extproc.prefill.legs import Legs
 from ralb_extproc.records import Records
 from ralb_extproc.router import Router
 from ralb_extproc.service import ProcessorService
@@ -89,7 +90,11 @@ class Processor:
         if tls is not None:
             self.telemetry.registry.register(MaterialCollector(tls.keeper))
         self.follower = SnapshotFollower(options.operator, f"{socket.gethostname()}-{os.getpid()}", self._apply, tls)
-        self.service = ProcessorService(self.router, self._on_decision, explanation)
+        self.legs = Legs(self.pods)
+        self.telemetry.watched.legs = self.legs
+        self.service = ProcessorService(
+            self.router, self._on_decision, explanation, self.legs, self.telemetry.handed_over
+        )
         # A message holds a body and a little around it.
         self._server = Server(Limits(message=options.max_body_bytes + 1024 * 1024))
         self.pickers: PickerServers | None = None
@@ -130,6 +135,7 @@ class Processor:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        await self.legs.close()
         await self.scraper.stop()
         await self.companion.stop()
         await self.admin.stop()
@@ -174,6 +180,7 @@ class Processor:
     def _on_outcome(self, outcome: Outcome) -> None:
         if not outcome.decision_id:
             outcome = replace(outcome, decision_id=self.records.named(outcome.request_id))
+        self.legs.settled(outcome)
         self.learner.learn(outcome)
 
     def _on_settled(self, settled: Settled) -> None:

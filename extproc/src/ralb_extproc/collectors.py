@@ -14,6 +14,7 @@ from ralb_extproc.feedback import AccessLogService, Learner
 from ralb_extproc.metrics import Scraper
 from ralb_extproc.place import PodTable
 from ralb_extproc.place import columns as col
+from ralb_extproc.prefill.legs import Legs
 
 
 @dataclass(slots=True)
@@ -22,6 +23,7 @@ class Watched:
 
     Attributes:
         scraper / access_log / learner: None = not running.
+        legs: prefill legs.
         snapshot_version: of the one in use; "" before the first.
         snapshot_at: Unix seconds at which it was applied.
         snapshot_errors: how many could not be applied.
@@ -30,6 +32,7 @@ class Watched:
     scraper: Scraper | None = None
     access_log: AccessLogService | None = None
     learner: Learner | None = None
+    legs: Legs | None = None
     snapshot_version: str = ""
     snapshot_at: float = 0.0
     snapshot_errors: int = 0
@@ -121,10 +124,26 @@ class StateCollector(Collector):
             yield CounterMetricFamily("ralb_access_log_entries", "Access log entries received.", value=log.received)
             yield CounterMetricFamily("ralb_access_log_skipped", "Entries that could not be used.", value=log.skipped)
             yield GaugeMetricFamily("ralb_access_log_streams", "Access log streams now open.", value=log.streams)
+        if watched.legs is not None:
+            yield from _legs(watched.legs)
         if watched.learner is not None:
             yield CounterMetricFamily(
                 "ralb_outcomes_unknown", "Outcomes of requests that were not placed.", value=watched.learner.unknown
             )
+
+
+def _legs(legs: Legs) -> Iterator[Metric]:
+    running = GaugeMetricFamily(
+        "ralb_prefill_legs", "Prefill legs of the processor's own under way, by Prefill pool.", labels=["pool"]
+    )
+    tokens = GaugeMetricFamily(
+        "ralb_prefill_leg_tokens", "Uncached prompt tokens of those legs: the queue we made.", labels=["pool"]
+    )
+    for pool, count in legs.running.items():
+        running.add_metric([pool], count)
+        tokens.add_metric([pool], legs.tokens[pool])
+    yield running
+    yield tokens
 
 
 def _scraper(scraper: Scraper) -> Iterator[Metric]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ralb_api.errors import ClientError
-from ralb_extproc.types import Placement, Plan, Request, Understanding
+from ralb_extproc.place import Ask
+from ralb_extproc.types import Handoff, Placement, Plan, Request, Understanding
 
 _EXPLANATION_LIMIT = 1024
 _PATH_LIMIT = 256
@@ -29,6 +30,8 @@ class Decision:
         path: path without query, for requests that could not be parsed.
         summary: what the record says of a request that was let go.
         request_id: the client's or Envoy's ``x-request-id``; "" if there is none.
+        ask: the numbers it was placed by, where another pod computes the prompt: needed again should that fail.
+        prefill_s: seconds the prefill leg took, where there was one and it is over.
     """
 
     id: str
@@ -43,6 +46,8 @@ class Decision:
     stages: dict[str, float] = field(default_factory=dict)
     summary: dict[str, Any] | None = None
     request_id: str = ""
+    ask: Ask | None = None
+    prefill_s: float | None = None
 
     def let_go(self) -> None:
         """Keep of the request only what the record says of it: bodies can be large, and answers take long."""
@@ -81,6 +86,8 @@ def stages(decision: Decision) -> dict[str, Any]:
         out["plan"] = plan_record(decision.plan)
     if decision.placement is not None:
         out["placement"] = placement_record(decision.placement)
+        if decision.prefill_s is not None:
+            out["placement"]["handoff"]["seconds"] = round(decision.prefill_s, 6)
     return out
 
 
@@ -126,7 +133,23 @@ def placement_record(placement: Placement) -> dict[str, Any]:
         "score": round(placement.score, 3),
         "considered": placement.considered,
         "reason": placement.reason,
+        "strategy": placement.strategy,
+        **({"handoff": handoff_record(placement.handoff)} if placement.handoff is not None else {}),
     }
+
+
+def handoff_record(handoff: Handoff) -> dict[str, Any]:
+    """Who computes the prompt, as JSON data; the prefill pod only where there is one."""
+    out: dict[str, Any] = {"reason": str(handoff.reason)}
+    if handoff.endpoint:
+        out |= {
+            "pool": handoff.pool,
+            "endpoint": handoff.endpoint,
+            "connector": "Sidecar" if handoff.sidecar else "NIXL",
+            "uncached_tokens": handoff.uncached_tokens,
+            "expected_s": round(handoff.expected, 4),
+        }
+    return out
 
 
 def _request(request: Request) -> dict[str, Any]:
@@ -156,6 +179,12 @@ def explanation(decision: Decision) -> str:
         f"intent {understanding.intent}, complexity {understanding.complexity:.2f} "
         f"(confidence {understanding.confidence:.2f}: {reasons or 'nothing special'}); {rule}; "
         f"pool {first.pool} pod {first.endpoint or 'by Envoy'} of {placement.considered} "
-        f"({placement.reason}, prefix hit {placement.prefix_hit:.0%})"
+        f"by {placement.strategy} ({placement.reason}, prefix hit {placement.prefix_hit:.0%}{_prefilled(placement.handoff)})"
     )
     return text.encode("ascii", "replace").decode()[:_EXPLANATION_LIMIT]
+
+
+def _prefilled(handoff: Handoff | None) -> str:
+    if handoff is None:
+        return ""
+    return f", prompt by {handoff.pool} pod {handoff.endpoint}" if handoff.remote else f", prompt {handoff.reason}"

@@ -14,11 +14,13 @@ from ralb_api.headers import REQUEST_ID, RETRY_AFTER
 from ralb_extproc.decision import Decision
 from ralb_extproc.feedback import MAX_ID
 from ralb_extproc.place import Ask, Dice, NowhereError, PodTable, commit, place_plan, prefix_of
+from ralb_extproc.place.disaggregate import charge, fall_back, hand_over
 from ralb_extproc.plan import plan
+from ralb_extproc.prefill.body import splittable
 from ralb_extproc.request import PATHS, parse
 from ralb_extproc.request.tokens import estimate_json
 from ralb_extproc.table import RoutingTable
-from ralb_extproc.types import Candidate, Plan, Request, Understanding
+from ralb_extproc.types import Candidate, Handoff, HandoffReason, Plan, Request, Understanding
 from ralb_extproc.understand import Understander
 
 # (pool id, intent) -> expected answer tokens
@@ -112,15 +114,35 @@ class Router:
         chosen = decision.plan = plan(table, request, understanding)
         planned = clock()
         stages["plan"] = planned - understood
-        ask = self._ask(request, understanding.intent, chosen.candidates[0].pool, chosen.output_cap)
+        first = chosen.candidates[0]
+        ask = self._ask(table, request, understanding.intent, first.pool, first.model, chosen.output_cap)
         now = time.monotonic()
         try:
             placement = place_plan(table, self.pods, chosen, ask, now, self._dice, self._max_attempts)
         except NowhereError as error:
             raise no_endpoint() from error
+        placement = hand_over(table, self.pods, placement, ask, now, self._dice, splittable=lambda: splittable(request))
         decision.placement = placement
         commit(self.pods, decision.id, placement, chosen, ask, now)
+        if placement.handoff is not None and placement.handoff.remote:
+            charge(self.pods, decision.id, placement, ask, now)
+            decision.ask = ask
         stages["place"] = clock() - planned
+
+    def fall_back(self, decision: Decision, reason: HandoffReason) -> Handoff:
+        """The prefill leg of a decision failed: its decode pod computes the prompt, and is charged for it.
+
+        A request that is over by now is charged nothing.
+        """
+        plan, placement, ask = decision.plan, decision.placement, decision.ask
+        assert plan is not None
+        assert placement is not None
+        assert ask is not None
+        decision.placement = placement = fall_back(placement, ask, reason)
+        if self.pods.finish(decision.id) is not None:
+            commit(self.pods, decision.id, placement, plan, ask, time.monotonic())
+        assert placement.handoff is not None
+        return placement.handoff
 
     def pick(
         self,
@@ -177,14 +199,14 @@ class Router:
             start = clock()
             stages["understand"] = start - parsed
             model, intent = request.model, understanding.intent
-            ask = replace(self._ask(request, intent, pool, 0), only=only)
+            ask = replace(self._ask(table, request, intent, pool, model, 0), only=only)
         else:
             tokens = estimate_json(body) if body and body[:1] in b"{[" else 0
-            ask = Ask(input_tokens=tokens, only=only)
+            ask = Ask(input_tokens=tokens, only=only, headers=headers)
         chosen = decision.plan = Plan("", "", "", "", (Candidate(pool, model, "", 0, 1),))
         now = time.monotonic()
         try:
-            placement = place_plan(table, self.pods, chosen, ask, now, self._dice, self._max_attempts)
+            placement = place_plan(table, self.pods, chosen, ask, now, self._dice, self._max_attempts, exact=True)
         except NowhereError as error:
             raise no_endpoint() from error
         if not placement.attempts[0].endpoint:
@@ -195,7 +217,7 @@ class Router:
         commit(self.pods, decision.id, placement, chosen, ask, now)
         stages["place"] = clock() - start
 
-    def _ask(self, request: Request, intent: str, pool: str, cap: int) -> Ask:
+    def _ask(self, table: RoutingTable, request: Request, intent: str, pool: str, model: str, cap: int) -> Ask:
         limits = [limit for limit in (request.max_output, cap) if limit]
         expected = min([self._expected_output(pool, intent), *limits])
         return Ask(
@@ -204,4 +226,7 @@ class Router:
             prefix=prefix_of(request),
             intent=intent,
             stream=request.stream,
+            session=request.session,
+            adapter=model if pool in table.pools and model in table.pools[pool].model.adapters else "",
+            headers=request.headers,
         )

@@ -1,14 +1,20 @@
 """The ext_proc stream: Envoy's messages in, replies out. Nothing is decided here.
 
-One stream serves one request. After the reply to its body the stream is closed from this side: the answer does not pass here,
-so a long answer holds nothing in this process. Streams of the rewriting filter are told by their initial metadata.
+One stream serves one request. The reply to its body comes at once, or when a prefill pod has computed its prompt. Then the stream
+is closed from this side: the answer does not pass here, so a long answer holds nothing in this process. Streams of the rewriting
+filter are told by their initial metadata.
 
 Trap: a handler that raises makes Envoy answer with a bare error, so every fault becomes a reply.
 """
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import orjson
 
 from ralb_api import headers as names
 from ralb_api.errors import ClientError, Code
@@ -17,15 +23,19 @@ from ralb_extproc.answer import (
     REWRITE_HEADERS,
     models_body,
     models_reply,
+    more_time,
     reply,
     rewritten,
     routed,
     upstream_body,
+    upstream_fields,
 )
 from ralb_extproc.decision import Decision
+from ralb_extproc.prefill.body import decode_body
+from ralb_extproc.prefill.legs import Leg, Legs
 from ralb_extproc.protocol import METHOD, Reply, headers_of, parsed, pass_on, serialized
 from ralb_extproc.router import NOT_READY, Router
-from ralb_extproc.types import Api
+from ralb_extproc.types import Api, Handoff, HandoffReason
 from ralb_extproc.wire import Call, Handler, Server
 
 _LOG = logging.getLogger(__name__)
@@ -35,8 +45,13 @@ _APIS = frozenset(str(api) for api in Api)
 _REWRITE_MODEL = "x-ralb-rewrite-model"
 _INTERNAL = ClientError(500, Code.INTERNAL_ERROR, "The gateway failed to handle this request; it has been logged.")
 
+# Envoy reports the end of a request within this time.
+_REPORT_S: Final = 5.0
+
 # Called once per request with the finished decision; routed ones are reported on by the access log later.
 OnDecision = Callable[[Decision], None]
+# Called once per request for a pool that hands prompts over: that pool, what became of it, and the leg's seconds if it had one.
+OnHandoff = Callable[[str, Handoff, float | None], None]
 
 
 class ProcessorService:
@@ -45,12 +60,24 @@ class ProcessorService:
     Args:
         router: the stages.
         on_decision: told of every decision made here.
+        explain: a line about a decision, for clients that ask.
+        legs: runs prefill legs.
+        on_handoff: told who computed a prompt.
     """
 
-    def __init__(self, router: Router, on_decision: OnDecision, explain: Callable[[Decision], str]) -> None:
+    def __init__(
+        self,
+        router: Router,
+        on_decision: OnDecision,
+        explain: Callable[[Decision], str],
+        legs: Legs,
+        on_handoff: OnHandoff,
+    ) -> None:
         self._router = router
         self._on_decision = on_decision
         self._explain = explain
+        self.legs = legs
+        self._on_handoff = on_handoff
 
     def add_to(self, server: Server) -> None:
         """Register with a server."""
@@ -105,8 +132,8 @@ class ProcessorService:
         self._on_decision(decision)
         return reply(error, path=path)
 
-    def on_body(self, path: str, headers: dict[str, str], body: bytes) -> Reply:
-        """Decide a request that came whole."""
+    def on_body(self, path: str, headers: dict[str, str], body: bytes) -> "Reply | Waiting":
+        """Decide a request that came whole; where another pod computes its prompt first, the reply comes when that is over."""
         start = time.perf_counter()
         try:
             decision = self._router.decide(path, headers, body)
@@ -119,34 +146,136 @@ class ProcessorService:
         self._on_decision(decision)
         return answer
 
-    def _answer(self, decision: Decision, path: str, headers: dict[str, str]) -> Reply:
+    def _answer(self, decision: Decision, path: str, headers: dict[str, str]) -> "Reply | Waiting":
         if decision.error is not None:
             return reply(decision.error, path=path)
         request, plan, placement = decision.request, decision.plan, decision.placement
         assert request is not None
         assert plan is not None
         assert placement is not None
+        handoff = placement.handoff
+        if handoff is not None:
+            if handoff.remote and not handoff.sidecar:
+                fields = upstream_fields(request, plan, placement.attempts[0].model)
+                if not self.legs.full:
+                    return Waiting(self, decision, headers, fields)
+                self.legs.release(decision.id)
+                handoff = self._router.fall_back(decision, HandoffReason.BUSY)
+            elif handoff.remote:
+                self.legs.told(decision.id, handoff)
+            self._on_handoff(placement.attempts[0].pool, handoff, None)
+        return self._routed(decision, headers, upstream_body(request, plan, placement.attempts[0].model))
+
+    def _routed(self, decision: Decision, headers: dict[str, str], body: bytes) -> Reply:
+        plan, placement = decision.plan, decision.placement
+        assert plan is not None
+        assert placement is not None
+        handoff = placement.handoff
         wants = headers.get(names.EXPLAIN, "").lower() == "true"
         return routed(
-            upstream_body(request, plan, placement.attempts[0].model),
+            body,
             placement,
             decision_id=decision.id,
             tier=plan.tier_name,
             remove=[name for name in headers if name.startswith(names.OWN_PREFIX)],
             explanation=self._explain(decision) if wants else "",
+            prefiller=handoff.endpoint if handoff is not None and handoff.remote and handoff.sidecar else "",
         )
+
+    def after_leg(
+        self,
+        decision: Decision,
+        headers: dict[str, str],
+        fields: dict[str, Any],
+        reason: HandoffReason,
+        params: Mapping[str, Any] | None,
+        seconds: float,
+    ) -> Reply:
+        """The reply to a request whose prefill leg is over, well or not."""
+        decision.prefill_s = seconds
+        try:
+            if params is None:
+                self._router.fall_back(decision, reason)
+            body = orjson.dumps(fields) if params is None else decode_body(fields, params)
+            answer = self._routed(decision, headers, body)
+        except Exception:
+            _LOG.exception("a request on %s could not be answered after its prefill leg", decision.path)
+            answer = reply(_INTERNAL, path=decision.path)
+        placement = decision.placement
+        assert placement is not None
+        assert placement.handoff is not None
+        self._on_handoff(placement.attempts[0].pool, placement.handoff, seconds)
+        return answer
+
+    def abandoned(self, decision: Decision, handoff: Handoff) -> None:
+        """The client of a request went away while its prompt was being computed."""
+        placement = decision.placement
+        assert placement is not None
+        handoff = replace(handoff, reason=HandoffReason.ABORTED)
+        decision.placement = replace(placement, handoff=handoff)
+        self._on_handoff(placement.attempts[0].pool, handoff, None)
+        # Envoy's report of the end takes the load off too, but not if it cannot be told whose end it is.
+        asyncio.get_running_loop().call_later(_REPORT_S, self._router.pods.finish, decision.id)
+
+
+class Waiting:
+    """A routed request whose prompt a prefill pod computes meanwhile.
+
+    Its decision is told of before the leg begins: should the client leave, Envoy reports the end at any time from then on.
+    """
+
+    __slots__ = ("_answered", "_decision", "_fields", "_handoff", "_headers", "_service", "_task")
+
+    def __init__(
+        self, service: ProcessorService, decision: Decision, headers: dict[str, str], fields: dict[str, Any]
+    ) -> None:
+        assert decision.placement is not None
+        assert decision.placement.handoff is not None
+        self._service = service
+        self._decision = decision
+        self._headers = headers
+        self._fields = fields
+        self._handoff = decision.placement.handoff
+        self._task: asyncio.Task[None] | None = None
+        self._answered: Callable[[Reply], None] | None = None
+
+    @property
+    def more_time(self) -> Reply:
+        """What to tell Envoy first."""
+        return more_time(self._handoff.timeout)
+
+    def start(self, answered: Callable[[Reply], None]) -> None:
+        """Run the leg; ``answered`` is called once with the reply, unless this is cancelled."""
+        self._answered = answered
+        decision = self._decision
+        leg = Leg(decision.id, self._handoff, decision.path, self._fields, decision.request_id)
+        self._task = self._service.legs.start(leg, self._ended)
+
+    def cancel(self) -> None:
+        """The client went away."""
+        self._answered = None
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            self._service.abandoned(self._decision, self._handoff)
+
+    def _ended(self, reason: HandoffReason, params: Mapping[str, Any] | None, seconds: float) -> None:
+        if self._answered is not None:
+            self._answered(
+                self._service.after_leg(self._decision, self._headers, self._fields, reason, params, seconds)
+            )
 
 
 class _Request:
     """One request's stream."""
 
-    __slots__ = ("_call", "_headers", "_path", "_service")
+    __slots__ = ("_call", "_headers", "_path", "_service", "_waiting")
 
     def __init__(self, service: ProcessorService, call: Call) -> None:
         self._service = service
         self._call = call
         self._headers: dict[str, str] = {}
         self._path = ""
+        self._waiting: Waiting | None = None
 
     def message(self, data: bytes) -> None:
         message = parsed(self._call, data)
@@ -160,17 +289,30 @@ class _Request:
                 self._call.finish()
         elif kind == "request_body":
             answer = self._service.on_body(self._path, self._headers, message.request_body.body)
-            self._call.send(serialized(answer))
-            # The answer to the client does not pass here, so there is nothing to wait for.
-            self._call.finish()
+            if isinstance(answer, Waiting):
+                self._waiting = answer
+                self._call.send(serialized(answer.more_time))
+                answer.start(self._answer)
+            else:
+                self._answer(answer)
         elif message is not None:
             self._call.send(serialized(pass_on(kind)))
 
+    def _answer(self, answer: Reply) -> None:
+        self._waiting = None
+        self._call.send(serialized(answer))
+        # The answer to the client does not pass here, so there is nothing to wait for.
+        self._call.finish()
+
     def end(self) -> None:
+        self.lost()
         self._call.finish()
 
     def lost(self) -> None:
-        """Nothing is held for a request that was not routed yet."""
+        """Nothing is held for a request, unless its prompt is being computed."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
 
 
 class _Rewrite:

@@ -26,6 +26,10 @@ _API_WORDS: Mapping[str, Api] = {
     "messages": Api.MESSAGES,
     "responses": Api.RESPONSES,
 }
+# Envoy's configuration does not let us answer later than a little after this.
+_MAX_TIMEOUT_S = 300.0
+# Why a request is not sent to a pool of role Prefill; it stands in decision records.
+_PREFILLS = "only computes prompts for Decode pools"
 _API_CAPABILITIES = frozenset({"chat", "completions", "embeddings"})
 
 
@@ -155,6 +159,7 @@ class RoutingTable:
         _unique([policy.id for policy in snapshot.policies], "policy")
         for pool in snapshot.pools:
             _check_pool(pool)
+            _check_disaggregation(pool, pools)
         tiers = {tier.id: tier for tier in snapshot.tiers}
         for tier in snapshot.tiers:
             _check_tier(tier, pools, tiers)
@@ -212,6 +217,18 @@ def _check_pool(pool: pb.Pool) -> None:
     if len(set(addresses)) < len(addresses):
         twice = next(address for address in addresses if addresses.count(address) > 1)
         raise ValueError(f"pool {pool.id} lists endpoint {twice} twice")
+
+
+def _check_disaggregation(pool: pb.Pool, pools: Mapping[str, pb.Pool]) -> None:
+    if not pool.HasField("disaggregation"):
+        return
+    how = pool.disaggregation
+    if how.prefill_pool not in pools or pools[how.prefill_pool].role != pb.ROLE_PREFILL:
+        raise ValueError(f"pool {pool.id} has its prompts computed by {how.prefill_pool}, which is no Prefill pool")
+    if pools[how.prefill_pool].model.name != pool.model.name:
+        raise ValueError(f"pool {pool.id} has its prompts computed by {how.prefill_pool}, which serves another model")
+    if not 0 < how.timeout_s <= _MAX_TIMEOUT_S:
+        raise ValueError(f"pool {pool.id} has the impossible prefill timeout {how.timeout_s}")
 
 
 def _check_tier(tier: pb.Tier, pools: Mapping[str, pb.Pool], tiers: Mapping[str, pb.Tier]) -> None:
@@ -284,9 +301,10 @@ def _action(action: pb.Action, tiers: Mapping[str, pb.Tier], where: str) -> Acti
 
 def _facts(pool: pb.Pool) -> Facts:
     capabilities = frozenset(word.lower() for word in pool.model.capabilities)
+    blocked = _PREFILLS if pool.role == pb.ROLE_PREFILL else pool.blocked
     return Facts(
-        ready=not pool.blocked and (bool(pool.endpoints) or is_service(pool)),
-        blocked=pool.blocked,
+        ready=not blocked and (bool(pool.endpoints) or is_service(pool)),
+        blocked=blocked,
         window=pool.model.context_window,
         capabilities=capabilities,
         api_declared=not capabilities.isdisjoint(_API_CAPABILITIES),
@@ -298,6 +316,8 @@ def _facts(pool: pb.Pool) -> Facts:
 def _concrete(pools: Sequence[pb.Pool]) -> dict[str, tuple[tuple[str, str], ...]]:
     found: dict[str, dict[str, str]] = {}
     for pool in sorted(pools, key=lambda pool: pool.id):
+        if pool.role == pb.ROLE_PREFILL:
+            continue
         # Within a pool the server's own name wins over an adapter, and that over an alias.
         for name in pool.model.aliases:
             found.setdefault(name, {})[pool.id] = pool.model.name

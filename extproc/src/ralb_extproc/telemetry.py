@@ -17,7 +17,7 @@ from ralb_extproc.cost import dollars
 from ralb_extproc.feedback import Failure, Settled
 from ralb_extproc.place import PodTable
 from ralb_extproc.series import Counters, Histograms
-from ralb_extproc.types import Api
+from ralb_extproc.types import Api, Handoff
 
 OTHER: Final = "other"
 STAGES: Final = ("parse", "understand", "plan", "place", "total")
@@ -90,6 +90,12 @@ class Telemetry:
         self._duration = histogram(
             "ralb_duration_seconds", "First byte in to last byte out.", _DURATION_BUCKETS, "pool"
         )
+        self._handoffs = counter(
+            "ralb_handoffs", "Requests for Decode pools, by who computed their prompt and why.", "pool", "outcome"
+        )
+        self._legs = histogram(
+            "ralb_prefill_leg_seconds", "Prefill legs of the processor's own, by Prefill pool.", _TTFT_BUCKETS, "pool"
+        )
         stages = histogram("ralb_stage_seconds", "Time in the processor by stage.", _STAGE_BUCKETS, "stage")
         self._stages = {stage: stages(stage) for stage in STAGES}
         self._lag = histogram("ralb_access_log_lag_seconds", "End of a request to our notice of it.", _LAG_BUCKETS)()
@@ -115,6 +121,12 @@ class Telemetry:
         """Note a decision: ids, the pool of the first attempt, and the placement's reason."""
         self._decisions(policy, rule, tier, pool).inc()
         self._placements(reason).inc()
+
+    def handed_over(self, pool: str, handoff: Handoff, seconds: float | None) -> None:
+        """Note who computed the prompt of a request for a Decode pool, and how long that took if we asked."""
+        self._handoffs(pool, handoff.reason.value).inc()
+        if seconds is not None:
+            self._legs(handoff.pool).observe(seconds)
 
     def refused(self, code: str) -> None:
         """Note an error answer of the processor's own."""

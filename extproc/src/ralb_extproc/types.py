@@ -118,6 +118,8 @@ class Candidate:
         tier: tier id through which it was reached; "" for a concrete model name.
         priority: lower is tried first; spans tiers (a fallback tier's pools come after all of the tier's own).
         weight: share among equals of one priority; 0 = failover only.
+        dynamic: whether measured capacity and queues move the shares; the same for all of a priority.
+        by_price: whether the cheapest of a priority goes first; the same for all of a priority.
     """
 
     pool: str
@@ -125,6 +127,8 @@ class Candidate:
     tier: str
     priority: int
     weight: int
+    dynamic: bool = False
+    by_price: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,7 @@ class Plan:
             tier the rule chose, before any falling back.
         tier_name: the tier's plain name, for the x-ralb-tier header.
         candidates: pools in order of priority, never empty.
+        spill: pools that take what is too much for the tier, in order of priorities of their own; none of the tier's own.
         output_cap: most answer tokens to allow; 0 = leave alone.
         reasoning_effort: to set where the client did not say; "" = leave alone.
         inject_usage: ask for a usage chunk at the end of the stream.
@@ -151,6 +156,7 @@ class Plan:
     reasoning_effort: str = ""
     inject_usage: bool = False
     skipped: tuple[tuple[str, str], ...] = ()
+    spill: tuple[Candidate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +176,49 @@ class Attempt:
     model: str
 
 
+class HandoffReason(StrEnum):
+    """Who computes the prompt of a request for a Decode pool, and why: a prefill pod, or the decode pod itself."""
+
+    REMOTE = "remote"
+    SHORT = "unified-short"  # too little of the prompt is not in the decode pod's cache
+    UNSUPPORTED = "unified-unsupported"  # not a kind of request that can be split
+    NO_PREFILL = "unified-no-prefill"  # no prefill pod is fit
+    SLOWER = "unified-slower"  # the prefill pods' queues are too long
+    BUSY = "unified-busy"  # too many legs are under way in this processor
+    CONNECT = "failed-connect"
+    TIMEOUT = "failed-timeout"
+    STATUS = "failed-status"
+    ANSWER = "failed-answer"  # an answer without usable kv_transfer_params
+    ABORTED = "aborted"  # the client went away meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class Handoff:
+    """Who computes the prompt of a request for a Decode pool.
+
+    Attributes:
+        reason: a prefill pod (``remote``), or why the decode pod does it itself.
+        pool / endpoint: the prefill pod; "" where none was chosen.
+        sidecar: the decode pod's sidecar asks the prefill pod; else the processor does.
+        uncached_tokens: prompt tokens the prefill pod must compute.
+        expected: seconds that is expected to take, queueing included.
+        timeout: most seconds it may take.
+    """
+
+    reason: HandoffReason
+    pool: str = ""
+    endpoint: str = ""
+    sidecar: bool = False
+    uncached_tokens: int = 0
+    expected: float = 0.0
+    timeout: float = 0.0
+
+    @property
+    def remote(self) -> bool:
+        """Whether a prefill pod computes the prompt."""
+        return self.reason is HandoffReason.REMOTE
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where a request goes, in order of preference, and why.
@@ -180,7 +229,12 @@ class Placement:
         uncached_tokens: expected prefill work on the first pod, tokens.
         score: the first pod's score (lower is better); strategy-specific.
         considered: how many pods were compared.
-        reason: short word for the record: ``best``, ``only``, ``no-metrics``, ``saturated``, ``service``.
+        reason: short word for the record: ``best``, ``only``, ``no-metrics``, ``saturated``, ``service``, ``cheapest``,
+            ``spilled``, ``envoy`` (it runs the pool's strategy).
+        strategy: name of the first pool's strategy.
+        hash_key: what Envoy is to hash where it chooses the pod; "" = nothing.
+        spilled: ids of the tier that was saturated and of the one that takes the request; None where none was.
+        handoff: who computes the prompt; None where the pool does not hand over.
     """
 
     attempts: tuple[Attempt, ...]
@@ -189,3 +243,7 @@ class Placement:
     score: float = 0.0
     considered: int = 0
     reason: str = ""
+    strategy: str = ""
+    hash_key: str = ""
+    spilled: tuple[str, str] | None = None
+    handoff: Handoff | None = None

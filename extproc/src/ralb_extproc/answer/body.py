@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from ralb_extproc.prefill.body import TRANSFER
 from ralb_extproc.types import Api, Plan, Request
 
 # where each API family keeps the limit on answer tokens, current name first
@@ -21,6 +22,11 @@ _LIMITS: dict[Api, tuple[str, ...]] = {
 
 
 def upstream_body(request: Request, plan: Plan, model: str) -> bytes:
+    """``upstream_fields`` as JSON."""
+    return orjson.dumps(upstream_fields(request, plan, model))
+
+
+def upstream_fields(request: Request, plan: Plan, model: str) -> dict[str, Any]:
     """The request's body for the first attempt.
 
     Args:
@@ -29,9 +35,11 @@ def upstream_body(request: Request, plan: Plan, model: str) -> bytes:
         model: the name the first attempt's servers know.
 
     Returns:
-        JSON.
+        JSON object.
     """
     body: dict[str, Any] = {**request.body, "model": model}
+    # Where a server fetches KV blocks from is never a client's to say: it is a host and port the server connects to.
+    body.pop(TRANSFER, None)
     if plan.output_cap:
         _cap(body, _LIMITS[request.api], plan.output_cap)
     if plan.reasoning_effort and not request.reasoning_effort:
@@ -39,7 +47,7 @@ def upstream_body(request: Request, plan: Plan, model: str) -> bytes:
     if plan.inject_usage and request.stream and request.api in (Api.CHAT, Api.COMPLETIONS):
         options = body.get("stream_options")
         body["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
-    return orjson.dumps(body)
+    return body
 
 
 def _cap(body: dict[str, Any], names: tuple[str, ...], cap: int) -> None:

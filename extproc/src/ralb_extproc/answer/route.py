@@ -5,12 +5,16 @@ Trap: ``clear_route_cache`` does nothing unless the same reply changes a header,
 
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Final
 
 from envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingResponse
 from google.protobuf.struct_pb2 import Value
 
 from ralb_api import headers
 from ralb_extproc.types import Placement
+
+# Beyond our own time limit, so that it comes before Envoy's.
+_MORE_S: Final = 5.0
 
 
 def routed(
@@ -21,6 +25,7 @@ def routed(
     tier: str,
     remove: Iterable[str],
     explanation: str = "",
+    prefiller: str = "",
 ) -> ProcessingResponse:
     """Send a request on its way.
 
@@ -31,13 +36,17 @@ def routed(
         tier: tier name for the answer's header; "" for none.
         remove: request headers that must not reach the pod.
         explanation: for the answer's header; "" for none.
+        prefiller: prefill pod the decode pod's sidecar is told of, ``ip:port``; "" for none.
     """
     message = ProcessingResponse()
     common = message.request_body.response
     common.clear_route_cache = True
     common.body_mutation.body = body
     mutation = common.header_mutation
-    for name, value in ((headers.DECISION_ID, decision_id), ("content-length", str(len(body)))):
+    values = [(headers.DECISION_ID, decision_id), ("content-length", str(len(body)))]
+    if prefiller:
+        values.append((headers.PREFILLER, prefiller))
+    for name, value in values:
         option = mutation.set_headers.add()
         option.header.key = name
         option.header.raw_value = value.encode()
@@ -51,10 +60,19 @@ def routed(
     metadata[headers.METADATA_ORDER].CopyFrom(_order(tuple(attempt.cluster for attempt in placement.attempts)))
     decision = metadata[headers.METADATA_DECISION].struct_value.fields
     decision["id"].string_value = decision_id
+    if placement.hash_key:
+        decision[headers.METADATA_HASH_KEY].string_value = placement.hash_key
     if tier:
         decision["tier"].string_value = tier
     if explanation:
         decision["explanation"].string_value = explanation
+    return message
+
+
+def more_time(seconds: float) -> ProcessingResponse:
+    """Ask Envoy to wait longer for the reply to the message it sent last. It may be asked once per message."""
+    message = ProcessingResponse()
+    message.override_message_timeout.FromMilliseconds(round((seconds + _MORE_S) * 1000.0))
     return message
 
 

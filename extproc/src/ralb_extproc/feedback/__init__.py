@@ -9,6 +9,17 @@ May not enter: answer bodies, prompts, anything the request path would have to w
 from ralb_extproc.feedback.als import AccessLogService
 from ralb_extproc.feedback.learn import Learner, Settled, Usage
 from ralb_extproc.feedback.lengths import Lengths
-from ralb_extproc.feedback.outcome import MAX_ID, Failure, Outcome, outcome_of
+from ralb_extproc.feedback.outcome import MAX_ID, POD_FAILURES, Failure, Outcome, outcome_of
 
-__all__ = ["MAX_ID", "AccessLogService", "Failure", "Learner", "Lengths", "Outcome", "Settled", "Usage", "outcome_of"]
+__all__ = [
+    "MAX_ID",
+    "POD_FAILURES",
+    "AccessLogService",
+    "Failure",
+    "Learner",
+    "Lengths",
+    "Outcome",
+    "Settled",
+    "Usage",
+    "outcome_of",
+]

@@ -172,7 +172,7 @@ class Learner:
         if slot != flight.slot:
             self.pods.record_prefix(info.prefix, slot)
             return
-        if outcome.attempts > 1:
+        if outcome.attempts > 1 or info.remote:
             return
         if outcome.ttft is not None:
             self.pods.learn_prefill(flight, outcome.ttft)

@@ -145,6 +145,7 @@ def commit(pods: PodTable, request_id: str, placement: Placement, plan: Plan, as
         attempts=tuple(attempts),
         pools=tuple(a.pool for a in placement.attempts),
         prefix=ask.prefix if len(pods.ledger) < _KEEP_PREFIX else NO_PREFIX,
+        remote=placement.handoff is not None and placement.handoff.remote,
     )
     slot = attempts[0][0]
     pods.begin(request_id, slot, placement.uncached_tokens, ask.output_tokens, now, info)

@@ -25,6 +25,7 @@ class FlightInfo:
         attempts: (slot, generation) of every planned attempt; slot -1 where Envoy chooses the endpoint.
         pools: pool id of every planned attempt.
         prefix: the hashed prompt, while few enough are in flight to keep it.
+        remote: another pod computes the prompt, so times and cached tokens say nothing about this one's prefill.
     """
 
     pool: str = ""
@@ -36,6 +37,7 @@ class FlightInfo:
     attempts: tuple[tuple[int, int], ...] = ()
     pools: tuple[str, ...] = ()
     prefix: Prefix = NO_PREFIX
+    remote: bool = False
 
 
 NO_INFO = FlightInfo()
