@@ -15,6 +15,8 @@ from ralb_operator.parse import to_object
 VALID = [case for case in load_cases() if case.valid]
 pytestmark = pytest.mark.usefixtures("crds")
 
+HEALTH = {"degradedErrorPercent": 2, "failedErrorPercent": 5, "slowPercent": 200, "maxEjectedPercent": 50}
+
 
 def read(data: dict[str, Any]) -> Object:
     parsed = to_object(data)
@@ -64,6 +66,8 @@ def test_what_minimal_objects_become(control_plane: ControlPlane, namespace: str
         "balancing": {
             "concurrencyPerReplica": 0,
             "slowStart": "30s",
+            "drain": "60s",
+            "health": HEALTH,
             "circuitBreaker": {"maxRequests": 100000, "retryBudgetPercent": 50, "minRetries": 64},
         },
     }
@@ -82,6 +86,8 @@ def test_an_object_half_given_gets_the_other_half(control_plane: ControlPlane, n
     assert create(control_plane, namespace, data)["spec"]["balancing"] == {
         "concurrencyPerReplica": 0,
         "slowStart": "30s",
+        "drain": "60s",
+        "health": HEALTH,
         "circuitBreaker": {"maxRequests": 100000, "retryBudgetPercent": 50, "minRetries": 1},
     }
 

@@ -10,7 +10,7 @@ are shared with every request; nobody may write to them.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from ralb.v1 import snapshot_pb2 as pb
@@ -18,6 +18,8 @@ from ralb_extproc.match import Claim, Condition
 from ralb_extproc.types import Api, Candidate
 
 _ADDRESS = re.compile(r"\S+:([0-9]{1,5})")
+# Priorities of pools that a tier spills over to, apart from those of any pool it has or falls back on.
+_SPILL = 1000
 # APIs as snapshots name them.
 _API_WORDS: Mapping[str, Api] = {
     "chat": Api.CHAT,
@@ -92,7 +94,7 @@ class PolicyEntry:
         rules: in order.
         default: when no rule holds.
         inject_usage: ask for a usage chunk at the end of streams.
-        tiers: ids of every tier it can reach, falling back included, highest level first.
+        tiers: ids of every tier it can reach, falling back and spilling over included, highest level first.
     """
 
     id: str
@@ -129,6 +131,7 @@ class RoutingTable:
         tiers: tier id -> message (read only).
         tier_candidates: tier id -> every pool it can use, fallback tiers' after its own, sorted by priority then pool id;
             a pool reached twice stands where it is reached first.
+        tier_spill: tier id -> the same of the tiers it spills over to, without its own pools.
         policies: in order of precedence.
         by_model: virtual model name -> the policies that claim it, in order.
         concrete: model name, alias or adapter -> (pool id, name its servers know), sorted by pool id.
@@ -140,6 +143,7 @@ class RoutingTable:
     facts: Mapping[str, Facts]
     tiers: Mapping[str, pb.Tier]
     tier_candidates: Mapping[str, tuple[Candidate, ...]]
+    tier_spill: Mapping[str, tuple[Candidate, ...]]
     policies: tuple[PolicyEntry, ...]
     by_model: Mapping[str, tuple[PolicyEntry, ...]]
     concrete: Mapping[str, tuple[tuple[str, str], ...]]
@@ -163,7 +167,16 @@ class RoutingTable:
         tiers = {tier.id: tier for tier in snapshot.tiers}
         for tier in snapshot.tiers:
             _check_tier(tier, pools, tiers)
-        candidates = {tier.id: _candidates(tier, pools, tiers) for tier in snapshot.tiers}
+        candidates = {
+            tier.id: _candidates((tier, *(tiers[other] for other in tier.fallback_tiers)), pools)
+            for tier in snapshot.tiers
+        }
+        spill = {
+            tier.id: _candidates(
+                [tiers[other] for other in tier.spill_tiers], pools, {each.pool for each in tier.pools}, _SPILL
+            )
+            for tier in snapshot.tiers
+        }
         policies = tuple(_policy(policy, tiers) for policy in snapshot.policies)
         by_model: dict[str, list[PolicyEntry]] = {}
         for entry in policies:
@@ -176,6 +189,7 @@ class RoutingTable:
             facts={pool.id: _facts(pool) for pool in snapshot.pools},
             tiers=tiers,
             tier_candidates=candidates,
+            tier_spill=spill,
             policies=policies,
             by_model={name: tuple(entries) for name, entries in by_model.items()},
             concrete=concrete,
@@ -236,24 +250,30 @@ def _check_tier(tier: pb.Tier, pools: Mapping[str, pb.Pool], tiers: Mapping[str,
     for member in tier.pools:
         if member.pool not in pools:
             raise ValueError(f"tier {tier.id} names pool {member.pool}, which is not in the snapshot")
-    for other in tier.fallback_tiers:
-        if other not in tiers:
-            raise ValueError(f"tier {tier.id} falls back on tier {other}, which is not in the snapshot")
-        if other == tier.id:
-            raise ValueError(f"tier {tier.id} falls back on itself")
+    for words, others in (("falls back on", tier.fallback_tiers), ("spills over to", tier.spill_tiers)):
+        for other in others:
+            if other not in tiers:
+                raise ValueError(f"tier {tier.id} {words} tier {other}, which is not in the snapshot")
+            if other == tier.id:
+                raise ValueError(f"tier {tier.id} {words} itself")
 
 
-def _candidates(tier: pb.Tier, pools: Mapping[str, pb.Pool], tiers: Mapping[str, pb.Tier]) -> tuple[Candidate, ...]:
+def _candidates(
+    steps: Sequence[pb.Tier], pools: Mapping[str, pb.Pool], without: Container[str] = (), base: int = 0
+) -> tuple[Candidate, ...]:
+    """The pools of tiers in order, each once, under priorities that go on from tier to tier."""
     found: list[Candidate] = []
     seen: set[str] = set()
-    base = 0
-    for step in (tier, *(tiers[other] for other in tier.fallback_tiers)):
+    for step in steps:
         members = sorted(step.pools, key=lambda member: (member.priority, member.pool))
         for member in members:
-            if member.pool not in seen:
-                seen.add(member.pool)
-                name = pools[member.pool].model.name
-                found.append(Candidate(member.pool, name, step.id, base + member.priority, member.weight))
+            if member.pool in seen or member.pool in without:
+                continue
+            seen.add(member.pool)
+            name, priority = pools[member.pool].model.name, base + member.priority
+            found.append(
+                Candidate(member.pool, name, step.id, priority, member.weight, step.dynamic_weights, step.prefer_price)
+            )
         base += max((member.priority for member in members), default=0) + 1
     return tuple(found)
 
@@ -273,7 +293,7 @@ def _policy(policy: pb.Policy, tiers: Mapping[str, pb.Tier]) -> PolicyEntry:
         rules.append(Rule(rule.name, condition, _action(rule.action, tiers, f"{where}, rule {rule.name}")))
     default = _action(policy.default_action, tiers, f"{where}, default")
     named = [action.tier for action in (*(rule.action for rule in rules), default) if action.tier]
-    reach = {other for name in named for other in (name, *tiers[name].fallback_tiers)}
+    reach = {other for name in named for other in (name, *tiers[name].fallback_tiers, *tiers[name].spill_tiers)}
     return PolicyEntry(
         id=policy.id,
         claim=claim,
@@ -303,7 +323,7 @@ def _facts(pool: pb.Pool) -> Facts:
     capabilities = frozenset(word.lower() for word in pool.model.capabilities)
     blocked = _PREFILLS if pool.role == pb.ROLE_PREFILL else pool.blocked
     return Facts(
-        ready=not blocked and (bool(pool.endpoints) or is_service(pool)),
+        ready=not blocked and (any(not each.draining for each in pool.endpoints) or is_service(pool)),
         blocked=blocked,
         window=pool.model.context_window,
         capabilities=capabilities,

@@ -19,6 +19,7 @@ class Pod:
         ip: pod address, IPv4 or IPv6 without brackets.
         ready: Ready condition true and not being deleted.
         port: overrides the pool's port (annotation ``ralb.dev/port``); 0 = the pool's.
+        leaving: is being deleted; it may still be answering.
     """
 
     namespace: str
@@ -27,6 +28,7 @@ class Pod:
     ip: str
     ready: bool = True
     port: int = 0
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +49,19 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class SliceEndpoint:
-    """One address of an EndpointSlice; ``pod`` is the pod's name, "" if the address is no pod's."""
+    """One address of an EndpointSlice.
+
+    Attributes:
+        ip: IPv4 or IPv6 without brackets.
+        ready: takes new work.
+        pod: the pod's name, "" if the address is no pod's.
+        leaving: is being deleted; it may still be answering.
+    """
 
     ip: str
     ready: bool
     pod: str = ""
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)

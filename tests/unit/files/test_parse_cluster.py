@@ -67,7 +67,7 @@ def test_slice() -> None:
             (("http", 8000),),
             (
                 SliceEndpoint("10.0.0.1", True, "p-0"),
-                SliceEndpoint("10.0.0.2", False),
+                SliceEndpoint("10.0.0.2", False, leaving=True),
                 SliceEndpoint("10.0.0.3", True),
                 SliceEndpoint("10.0.0.4", True),
             ),

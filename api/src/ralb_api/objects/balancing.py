@@ -7,6 +7,7 @@ from pydantic import Field
 
 from ralb_api.headers import CREDENTIALS
 from ralb_api.objects.common import Constraint, Duration, HeaderName, Spec, duration_within
+from ralb_api.objects.health import Health
 
 
 class Strategy(StrEnum):
@@ -110,6 +111,7 @@ class Balancing(Spec):
 
     constraints: ClassVar = (
         duration_within("slow_start", "0s", "1h", "a new pod gets its full share within minutes; 30s is a good value"),
+        duration_within("drain", "30s", "120s", "give it the pods' terminationGracePeriodSeconds; 60s is a good value"),
         Constraint(
             cel=f"!has(self.hash) || self.strategy in {_HASHING} || (!has(self.hash.header)"
             " && self.hash.boundedLoadPercent == 125 && self.hash.maxKeySharePercent == 25)",
@@ -151,12 +153,23 @@ class Balancing(Spec):
         ge=0,
         le=100_000,
         description="concurrencyPerReplica is how many requests one pod should have at once; pods at the cap are "
-        "chosen only when all are. 0, the default, means no cap.",
+        "chosen only when all are. 0, the default, means that only the cap learned from queues and KV caches counts.",
     )
     slow_start: Duration = Field(
         default="30s",
-        description="slowStart is how long a new pod takes to get its full share, as a duration such as 30s, at most "
-        "1h. Defaults to 30s.",
+        description="slowStart is the longest a new or restarted pod may take to get its full share, as a duration such as "
+        "30s, at most 1h; it gets there sooner when it answers as fast and from its cache as often as its peers. "
+        "Defaults to 30s.",
+    )
+    drain: Duration = Field(
+        default="60s",
+        description="drain is how long the requests of a pod that is being deleted are still waited for, as a duration "
+        "such as 60s, from 30s to 120s; it gets no new ones. Defaults to 60s.",
+    )
+    health: Health = Field(
+        default_factory=Health,
+        description="health says when a pod counts as unwell, and how many may be held back for it. The defaults of its "
+        "fields apply when absent.",
     )
     circuit_breaker: CircuitBreaker = Field(
         default_factory=CircuitBreaker,

@@ -16,10 +16,13 @@ class PoolEndpoints:
     Attributes:
         ready: (address, pod name), sorted by address, no address twice.
         total: endpoints found, ready or not.
+        leaving: the same of pods that are being deleted. Envoy does not know them: a request that runs there goes on when its
+            endpoint leaves the assignment, and a new one could only be refused.
     """
 
     ready: tuple[tuple[str, str], ...]
     total: int
+    leaving: tuple[tuple[str, str], ...] = ()
 
 
 NO_ENDPOINTS = PoolEndpoints((), 0)
@@ -61,15 +64,25 @@ def select(selections: Mapping[ObjectKey, Selection], pods: Iterable[Pod]) -> di
         wanted = selection.labels.items()
         candidates = min((by_label.get((selection.namespace, *label), []) for label in wanted), key=len)
         chosen = [pod for pod in candidates if wanted <= pod.labels.items()]
-        ready = {
-            join_address(pod.ip, port): pod.name
-            # Of two pods with one address the later name wins, whatever order they came in.
-            for pod in sorted(chosen, key=lambda pod: pod.name)
-            if pod.ready and pod.ip
-            for port in ((pod.port,) if selection.own_port and pod.port else selection.ports)
-        }
-        found[key] = PoolEndpoints(tuple(sorted(ready.items())), len(chosen) * len(selection.ports))
+        # Of two pods with one address the later name wins, whatever order they came in.
+        chosen.sort(key=lambda pod: pod.name)
+        ready = _addresses((pod for pod in chosen if pod.ready), selection)
+        leaving = _addresses((pod for pod in chosen if pod.leaving), selection)
+        found[key] = PoolEndpoints(
+            tuple(sorted(ready.items())),
+            len(chosen) * len(selection.ports),
+            tuple(sorted((address, name) for address, name in leaving.items() if address not in ready)),
+        )
     return found
+
+
+def _addresses(pods: Iterable[Pod], selection: Selection) -> dict[str, str]:
+    return {
+        join_address(pod.ip, port): pod.name
+        for pod in pods
+        if pod.ip
+        for port in ((pod.port,) if selection.own_port and pod.port else selection.ports)
+    }
 
 
 def of_service(slices: Iterable[EndpointSlice], port: str) -> PoolEndpoints:
@@ -95,4 +108,7 @@ def of_service(slices: Iterable[EndpointSlice], port: str) -> PoolEndpoints:
     kept.sort(key=lambda item: (item[0].ready, item[0].pod))
     known: dict[str, SliceEndpoint] = {join_address(endpoint.ip, number): endpoint for endpoint, number in kept}
     ready = sorted((address, endpoint.pod) for address, endpoint in known.items() if endpoint.ready)
-    return PoolEndpoints(tuple(ready), len(known))
+    leaving = sorted(
+        (address, endpoint.pod) for address, endpoint in known.items() if endpoint.leaving and not endpoint.ready
+    )
+    return PoolEndpoints(tuple(ready), len(known), tuple(leaving))

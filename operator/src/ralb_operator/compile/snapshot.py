@@ -93,6 +93,7 @@ def _pool(resolved: Resolved, key: ObjectKey, pool: ModelPool, backing: Backing,
         ),
         concurrency_per_replica=spec.balancing.concurrency_per_replica,
         balancing=_balancing(spec.balancing),
+        health=_health(spec.balancing),
         labels=spec.labels,
         role=_ROLES[spec.role],
         speculative_tokens=spec.speculative.draft_tokens if spec.speculative is not None else 0,
@@ -104,6 +105,9 @@ def _pool(resolved: Resolved, key: ObjectKey, pool: ModelPool, backing: Backing,
         message.metrics_path = seen.metrics_path
         for address, name in backing.endpoints.ready:
             message.endpoints.add(address=address, name=name)
+        for address, name in backing.endpoints.leaving:
+            message.endpoints.add(address=address, name=name, draining=True)
+        message.endpoints.sort(key=lambda endpoint: endpoint.address)
         events = backend.pods.kv_events if backend.pods is not None else None
         if events is not None:
             message.kv_events.CopyFrom(pb.KvEvents(port=events.port, replay_port=events.replay_port or 0))
@@ -124,6 +128,17 @@ def _pool(resolved: Resolved, key: ObjectKey, pool: ModelPool, backing: Backing,
             )
         )
     return message
+
+
+def _health(spec: Balancing) -> pb.Health:
+    return pb.Health(
+        degraded_error=spec.health.degraded_error_percent / 100,
+        failed_error=spec.health.failed_error_percent / 100,
+        max_ejected=spec.health.max_ejected_percent / 100,
+        slow_factor=spec.health.slow_percent / 100,
+        slow_start_s=seconds(spec.slow_start),
+        drain_s=seconds(spec.drain),
+    )
 
 
 def _balancing(spec: Balancing) -> pb.Balancing:

@@ -37,8 +37,9 @@ def to_pod(data: Mapping[str, Any], file: str = "", *, assume_ready: bool = Fals
         text = "has no address yet; it is left out"
         found = [Finding("status.podIP", text, "set status.podIP to the pod's address")]
         return Parsed(None, problems_of(data, found, file, warn=True))
-    ready = _ready(status, assume_ready) and not metadata.get("deletionTimestamp")
-    return Parsed(Pod(namespace, name, labels, ip, ready, port))
+    leaving = bool(metadata.get("deletionTimestamp"))
+    ready = _ready(status, assume_ready) and not leaving
+    return Parsed(Pod(namespace, name, labels, ip, ready, port, leaving))
 
 
 def _port(fields: Fields, annotations: Mapping[str, str]) -> int:

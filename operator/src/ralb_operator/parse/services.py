@@ -76,4 +76,4 @@ def _endpoint(fields: Fields, path: str, endpoint: Mapping[str, Any]) -> SliceEn
     conditions = fields.mapping(endpoint, "conditions", f"{path}.")
     target = fields.mapping(endpoint, "targetRef", f"{path}.")
     pod = fields.text(target, "name", f"{path}.targetRef.name", default="") if target.get("kind") == "Pod" else ""
-    return SliceEndpoint(ip, conditions.get("ready") in (None, True), pod)
+    return SliceEndpoint(ip, conditions.get("ready") in (None, True), pod, conditions.get("terminating") is True)

@@ -180,7 +180,9 @@ def _access_log() -> AccessLog:
                         CustomTag(tag="ttft_us", value="%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)%"),
                         CustomTag(tag="server_ttft_us", value="%COMMON_DURATION(US_TX_END:US_RX_BODY_BEG:us)%"),
                     ],
-                )
+                ),
+                # How long a pod wants to be left alone; nothing else tells of what servers answer.
+                additional_response_headers_to_log=["retry-after"],
             )
         ),
     )
