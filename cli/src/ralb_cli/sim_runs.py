@@ -122,7 +122,7 @@ def run_all(stage: Stage, todo: Sequence[Task], processes: int, told: Callable[[
 
 def play(stage: Stage, task: Task) -> Outcome:
     """Do one run."""
-    from ralb_sim.offline.world import Conditions, simulate
+    from ralb_sim.offline.simulate import Conditions, simulate
 
     conditions = Conditions(
         load=task.load,

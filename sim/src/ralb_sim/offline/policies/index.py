@@ -5,12 +5,13 @@ bisections. Each pod's blocks are an LRU list. Of one prompt the tail is forgott
 routers that forget its head first lose the whole prefix at once, so this errs in their favour.
 """
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 # Entries of one index, one per pod and block: about 250 bytes each at worst.
 MAX_ENTRIES: Final = 1_000_000
+_SLACK: Final = 64
 
 
 def common_prefix(holders: Mapping[int, int], blocks: Sequence[int], pods: int) -> list[int]:
@@ -58,35 +59,79 @@ class PrefixIndex:
     """
 
     def __init__(self, capacities: Sequence[int]) -> None:
-        self._capacities = list(capacities)
-        self._recent: list[OrderedDict[int, None]] = [OrderedDict() for _ in capacities]
+        self._pods = [_Recent(capacity) for capacity in capacities]
         self._holders: dict[int, int] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._recent))
+        return sum(len(pod.used) for pod in self._pods)
 
     def matches(self, blocks: Sequence[int]) -> list[int]:
         """How many of the prompt's first blocks each pod has had, per pod."""
-        return common_prefix(self._holders, blocks, len(self._recent))
+        return common_prefix(self._holders, blocks, len(self._pods))
 
     def add(self, pod: int, blocks: Sequence[int]) -> None:
         """Note that a pod was sent a prompt; the least recent blocks make room."""
-        recent, holders = self._recent[pod], self._holders
-        capacity, bit = self._capacities[pod], 1 << pod
-        if len(blocks) > capacity:
-            blocks = blocks[:capacity]
-        for block in [block for block in blocks if block not in recent]:
-            recent[block] = None
+        recent, holders, bit = self._pods[pod], self._holders, 1 << pod
+        if len(blocks) > recent.capacity:
+            blocks = blocks[: recent.capacity]
+        for block in recent.touch(blocks):
             holders[block] = holders.get(block, 0) | bit
-        deque(map(recent.move_to_end, reversed(blocks)), maxlen=0)  # the head last, so most recent
-        if len(recent) > capacity:
-            oldest = recent.popitem
-            drop(holders, [oldest(last=False)[0] for _ in range(len(recent) - capacity)], bit)
+        drop(holders, recent.evict(), bit)
 
     def forget(self, pod: int) -> None:
         """Drop all of a pod."""
-        drop(self._holders, self._recent[pod], 1 << pod)
-        self._recent[pod].clear()
+        drop(self._holders, self._pods[pod].used, 1 << pod)
+        self._pods[pod] = _Recent(self._pods[pod].capacity)
+
+
+class _Recent:
+    """One pod's LRU list, kept by prompt rather than by block, so that touching a prompt costs next to nothing.
+
+    A block's age is that of the latest prompt with it. The prompts keep their order; of the oldest one only those blocks are to
+    be forgotten, tail first, that no later prompt has.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.used: dict[int, int] = {}  # block -> number of the latest prompt with it
+        self._prompts: deque[tuple[int, Sequence[int]]] = deque()
+        self._number = 0
+
+    def touch(self, blocks: Sequence[int]) -> list[int]:
+        """Make the prompt's blocks the most recent; return those that are new."""
+        if not blocks:
+            return []
+        used = self.used
+        self._number += 1
+        number = self._number
+        fresh = []
+        for block in blocks:
+            if block not in used:
+                fresh.append(block)
+            used[block] = number
+        self._prompts.append((number, blocks))
+        if len(self._prompts) > 2 * len(used) + _SLACK:  # every prompt with a block of its own is at most one per block
+            self._prompts = deque(prompt for prompt in self._prompts if self._own(*prompt))
+        return fresh
+
+    def evict(self) -> list[int]:
+        """Forget the least recent blocks beyond the capacity and return them."""
+        out: list[int] = []
+        used = self.used
+        while (excess := len(used) - self.capacity) > 0:
+            own = self._own(*self._prompts[0])
+            if len(own) <= excess:
+                self._prompts.popleft()
+            own = list(dict.fromkeys(own))[:excess]
+            for block in own:
+                del used[block]
+            out += own
+        return out
+
+    def _own(self, number: int, blocks: Sequence[int]) -> list[int]:
+        """Return the blocks that no later prompt has, last first."""
+        latest = self.used.get
+        return [block for block in reversed(blocks) if latest(block) == number]
 
 
 def drop(holders: dict[int, int], blocks: Iterable[int], bit: int) -> None:

@@ -102,13 +102,14 @@ class BlockLedger(Ledger):
         """Count a request and the blocks that nobody held before."""
         super().add(work, pod, prefill)
         uses, holders, bit = self._uses[pod], self._holders, 1 << pod
-        fresh = [block for block in work.blocks if block not in uses]
-        for block in fresh:
-            uses[block] = 0
-            holders[block] = holders.get(block, 0) | bit
+        fresh = 0
         for block in work.blocks:
-            uses[block] += 1
-        self.held[pod] += work.input_tokens - (len(work.blocks) - len(fresh)) * work.block_tokens
+            known = uses.get(block, 0)
+            uses[block] = known + 1
+            if not known:
+                holders[block] = holders.get(block, 0) | bit
+                fresh += 1
+        self.held[pod] += work.input_tokens - (len(work.blocks) - fresh) * work.block_tokens
 
     def _release(self, entry: _Open) -> None:
         super()._release(entry)
@@ -116,10 +117,10 @@ class BlockLedger(Ledger):
         ended = []
         for block in work.blocks:
             left = uses[block] - 1
-            uses[block] = left
-            if not left:
+            if left:
+                uses[block] = left
+            else:
+                del uses[block]
                 ended.append(block)
-        for block in ended:
-            del uses[block]
         drop(self._holders, ended, 1 << entry.pod)
         self.held[entry.pod] -= work.input_tokens - (len(work.blocks) - len(ended)) * work.block_tokens
