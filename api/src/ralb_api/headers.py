@@ -56,5 +56,6 @@ METADATA_SERVED_KEY: Final = "x-gateway-destination-endpoint-served"
 OBJECTIVE_HEADERS: Final = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
 METADATA_ORDER: Final = "ralb.order"
 METADATA_DECISION: Final = "ralb.decision"
+METADATA_HASH_KEY: Final = "hash"  # in METADATA_DECISION: what Envoy hashes where it chooses the pod
 # Dynamic metadata Envoy extracts from answers and the access log carries back.
 METADATA_USAGE: Final = "ralb.usage"

@@ -22,6 +22,7 @@ from ralb_extproc.place.prefix import NO_PREFIX, Prefix, PrefixIndex, hash_block
 from ralb_extproc.place.prompt import canonical, prefix_of
 from ralb_extproc.place.sample import PodSample
 from ralb_extproc.place.single import Order, charge, place, pool_of
+from ralb_extproc.place.strategy import Served
 from ralb_extproc.place.views import Change, PodKey, PoolView
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "PoolView",
     "Prefix",
     "PrefixIndex",
+    "Served",
     "canonical",
     "charge",
     "commit",

@@ -30,7 +30,7 @@ def ring(addresses: tuple[str, ...]) -> tuple[npt.NDArray[np.uint64], Slots]:
     """(points in order, the position of each point's pod); the second goes on with its own begin, for walks over the end."""
     count = len(addresses)
     each = min(max(_POINTS // count, _POINTS_MIN), _POINTS_MAX)
-    seeds: npt.NDArray[np.uint64] = digests(addresses)[:, np.newaxis] + np.arange(each, dtype=np.uint64)
+    seeds: npt.NDArray[np.uint64] = np.add.outer(digests(addresses), np.arange(each, dtype=np.uint64))
     points = mixed(seeds).ravel()
     order = points.argsort(kind="stable")
     owners = (order // each).astype(np.intp)
