@@ -10,6 +10,29 @@ MAX_TIME_SCALE = 1e3
 
 
 @dataclass(frozen=True, slots=True)
+class KvEventsConfig:
+    """Where and how to publish what the cache stores and removes.
+
+    Attributes:
+        host: Address to bind, as ZeroMQ writes it.
+        port: Of the publisher.
+        replay_port: Where kept batches can be had again; 0 = nowhere.
+        as_maps: Whether batches and events are maps, as newer vLLMs send them, or arrays.
+        kept: Batches kept for replay.
+    """
+
+    port: int
+    replay_port: int = 0
+    host: str = "127.0.0.1"
+    as_maps: bool = False
+    kept: int = 10_000
+
+    def __post_init__(self) -> None:
+        _within("kv_events port", self.port, 1, 65_535)
+        _within("kv_events replay_port", self.replay_port, 0, 65_535)
+
+
+@dataclass(frozen=True, slots=True)
 class ServerConfig:
     """One simulated pod.
 
@@ -26,6 +49,7 @@ class ServerConfig:
         max_queued: Requests held at most before new ones get 503.
         embedding_size: Dimensions of embeddings.
         seed: Seed of everything random (faults, tool calls).
+        kv_events: How to publish KV events; None = not at all.
     """
 
     names: tuple[str, ...]
@@ -40,6 +64,7 @@ class ServerConfig:
     max_queued: int = 10_000
     embedding_size: int = 256
     seed: int = 0
+    kv_events: KvEventsConfig | None = None
 
     def __post_init__(self) -> None:
         if not self.names or not all(self.names):

@@ -18,7 +18,7 @@ import orjson
 import uvloop
 from aiohttp import web
 
-from ralb_sim.config import ServerConfig
+from ralb_sim.config import KvEventsConfig, ServerConfig
 from ralb_sim.engine import EngineConfig
 from ralb_sim.profiles import PROFILES, get_profile
 from ralb_sim.server.app import build_app, drain
@@ -85,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--block-size", type=int, default=16, help="tokens per KV block")
     add("--no-prefix-caching", action="store_true", help="never share blocks")
     add("--max-queued", type=int, default=10_000, help="requests held at most before new ones get 503")
+    add("--kv-events-port", type=int, default=0, help="publish KV events as vLLM does, on this port of --host")
+    add("--kv-events-replay-port", type=int, default=0, help="port where missed events can be had again")
+    add("--kv-events-maps", action="store_true", help="events as maps, as newer vLLMs send them, rather than arrays")
     add("--faults", metavar="JSON", help="faults in force from the start, as POST /admin/faults takes them")
     add("--startup-delay", type=float, default=0.0, help="real seconds before listening, as if loading weights")
     add("--drain-timeout", type=float, default=1.0, help="seconds running requests get after SIGTERM")
@@ -115,7 +118,15 @@ def _config(options: argparse.Namespace) -> ServerConfig:
         tool_call_probability=options.tool_call_probability,
         max_queued=options.max_queued,
         seed=options.seed,
+        kv_events=_kv_events(options),
     )
+
+
+def _kv_events(options: argparse.Namespace) -> KvEventsConfig | None:
+    if not options.kv_events_port:
+        return None
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    return KvEventsConfig(options.kv_events_port, options.kv_events_replay_port, host, options.kv_events_maps)
 
 
 async def _serve(config: ServerConfig, rules: list[FaultRule], options: argparse.Namespace) -> int:

@@ -6,18 +6,24 @@ A caller adds requests, calls `Engine.step()` and lets the returned duration pas
 
 from ralb_sim.engine.core import Engine, EngineConfig, EngineStats
 from ralb_sim.engine.kv import BlockPool, OutOfBlocksError
+from ralb_sim.engine.log import Cleared, KvEvent, KvLog, Removed, Stored
 from ralb_sim.engine.request import EngineRequest, FinishedRequest, StepResult
 from ralb_sim.engine.timing import StepShape, step_seconds
 
 __all__ = [
     "BlockPool",
+    "Cleared",
     "Engine",
     "EngineConfig",
     "EngineRequest",
     "EngineStats",
     "FinishedRequest",
+    "KvEvent",
+    "KvLog",
     "OutOfBlocksError",
+    "Removed",
     "StepResult",
     "StepShape",
+    "Stored",
     "step_seconds",
 ]

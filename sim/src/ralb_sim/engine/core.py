@@ -13,9 +13,11 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from ralb_sim.engine.kv import BlockPool
+from ralb_sim.engine.log import KvLog
 from ralb_sim.engine.request import EngineRequest, FinishedRequest, RunningSequence, StepResult
 from ralb_sim.engine.timing import StepShape, step_seconds
 from ralb_sim.profiles import Profile
+from ralb_sim.tokens import TOKEN_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +98,13 @@ class Engine:
 
     Args:
         config: Its limits and step-time constants.
+        log: Told what the cache stores and removes.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, log: KvLog | None = None) -> None:
         self.config = config
-        self.pool = BlockPool(config.kv_tokens // config.block_size)
+        self._log = log
+        self.pool = BlockPool(config.kv_tokens // config.block_size, log)
         self._running: list[RunningSequence] = []
         self._waiting: deque[RunningSequence] = deque()
         self._known: dict[str, RunningSequence] = {}
@@ -286,9 +290,22 @@ class Engine:
             return
         hashes = sequence.request.block_hashes
         full = min(sequence.computed // self.config.block_size, len(hashes))
+        begin = sequence.published
         while sequence.published < full:
-            self.pool.publish(sequence.blocks[sequence.published], hashes[sequence.published])
+            new = self.pool.publish(sequence.blocks[sequence.published], hashes[sequence.published])
             sequence.published += 1
+            if not new:
+                self._tell(sequence, begin, sequence.published - 1)
+                begin = sequence.published
+        self._tell(sequence, begin, full)
+
+    def _tell(self, sequence: RunningSequence, begin: int, end: int) -> None:
+        if self._log is None or begin >= end:
+            return
+        request = sequence.request
+        width = self.config.block_size * TOKEN_BYTES
+        parent = request.block_hashes[begin - 1] if begin else None
+        self._log.stored(request.block_hashes[begin:end], parent, request.tokens[begin * width : end * width])
 
     def _free(self, sequence: RunningSequence) -> None:
         self.pool.release(sequence.blocks)

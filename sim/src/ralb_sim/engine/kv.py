@@ -8,6 +8,8 @@ one are taken before any of those. Trap: usage counts referenced blocks only, so
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from ralb_sim.engine.log import KvLog
+
 
 class OutOfBlocksError(RuntimeError):
     """More blocks were asked for than are free; nothing was taken."""
@@ -18,15 +20,17 @@ class BlockPool:
 
     Args:
         blocks: Number of blocks; at least 1.
+        log: Told of blocks that stop being findable.
 
     Raises:
         ValueError: `blocks` is below 1.
     """
 
-    def __init__(self, blocks: int) -> None:
+    def __init__(self, blocks: int, log: KvLog | None = None) -> None:
         if blocks < 1:
             raise ValueError(f"a block pool needs at least one block, not {blocks}")
         self.total = blocks
+        self._log = log
         self._refs = [0] * blocks
         self._hash: list[int | None] = [None] * blocks
         self._by_hash: dict[int, int] = {}
@@ -91,11 +95,25 @@ class BlockPool:
             taken.append(block)
         return taken
 
-    def publish(self, block: int, digest: int) -> None:
-        """Make a full, computed block findable; a second copy of the same content stays anonymous."""
-        if self._hash[block] is None and digest not in self._by_hash:
-            self._hash[block] = digest
-            self._by_hash[digest] = block
+    def publish(self, block: int, digest: int) -> bool:
+        """Make a full, computed block findable, and say so; a second copy of the same content stays anonymous."""
+        if self._hash[block] is not None or digest in self._by_hash:
+            return False
+        self._hash[block] = digest
+        self._by_hash[digest] = block
+        return True
+
+    def clear(self) -> bool:
+        """Forget all content; False, and nothing is done, while any block is referenced."""
+        if self.used:
+            return False
+        self._by_hash.clear()
+        self._hash = [None] * self.total
+        self._blank.extend(self._idle)
+        self._idle.clear()
+        if self._log is not None:
+            self._log.cleared()
+        return True
 
     def release(self, blocks: Sequence[int]) -> None:
         """Drop one reference of each block, the end of a sequence first so that prefixes outlive tails."""
@@ -131,3 +149,5 @@ class BlockPool:
         if digest is not None:
             del self._by_hash[digest]
             self._hash[block] = None
+            if self._log is not None:
+                self._log.removed(digest)

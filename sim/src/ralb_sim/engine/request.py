@@ -14,12 +14,14 @@ class EngineRequest:
         output_tokens: Tokens to generate; 0 for pooling requests (embeddings), which end with their prefill.
         block_hashes: Chained hashes of the full blocks of prompt **and** output, in order. Fewer are allowed: blocks beyond
             them are never shared. Knowing the output beforehand lets answers be found by the next turn of a conversation.
+        tokens: Those of the hashed blocks, for an engine that logs; empty if not needed.
     """
 
     id: str
     prompt_tokens: int
     output_tokens: int
     block_hashes: Sequence[int] = ()
+    tokens: bytes = b""
 
 
 @dataclass(slots=True)

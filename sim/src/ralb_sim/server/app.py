@@ -116,13 +116,33 @@ def build_app(config: ServerConfig, rules: list[FaultRule] | None = None) -> web
     admin.add_routes(app, service, faults)
 
     async def engine(_app: web.Application) -> AsyncIterator[None]:
-        service.runner.start()
-        yield
-        await service.runner.stop()
+        async with publishing(service):
+            service.runner.start()
+            yield
+            await service.runner.stop()
 
     app.cleanup_ctx.append(engine)
     app[SERVICE] = service
     return app
+
+
+@contextlib.asynccontextmanager
+async def publishing(service: Service) -> AsyncIterator[None]:
+    """Publish what the cache does, if the configuration says so."""
+    config, log, runner = service.config.kv_events, service.kv_log, service.runner
+    if config is None or log is None:
+        yield
+        return
+    from ralb_sim.server.kv_events import Publisher
+
+    publisher = Publisher(config, service.config.engine.block_size)
+    publisher.start()
+    runner.stepped = lambda: publisher.publish(log.take())
+    try:
+        yield
+    finally:
+        runner.stepped = None
+        await publisher.stop()
 
 
 SERVICE = web.AppKey("service", Service)

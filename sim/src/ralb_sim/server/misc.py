@@ -76,6 +76,10 @@ class _Misc:
             }
         )
 
+    async def reset_prefix_cache(self, _request: web.Request) -> web.Response:
+        self._service.runner.reset_prefix_cache()
+        return web.Response(headers={"Server": "uvicorn"})
+
     async def metrics(self, _request: web.Request) -> web.Response:
         match self._faults.metrics_mode:
             case "error":
@@ -97,4 +101,5 @@ def add_routes(app: web.Application, service: Service, faults: Faults) -> None:
     app.router.add_get("/health", misc.health)
     app.router.add_get("/ping", misc.health)
     app.router.add_post("/tokenize", misc.tokenize)
+    app.router.add_post("/reset_prefix_cache", misc.reset_prefix_cache)
     app.router.add_get("/metrics", misc.metrics)

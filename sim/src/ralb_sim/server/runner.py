@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ralb_sim.engine import Engine, StepResult
 from ralb_sim.server.metrics import ServerMetrics
@@ -34,6 +34,7 @@ class EngineRunner:
     Attributes:
         slowdown: Factor on every step's duration (a fault).
         idle: Set while nothing is running or queued.
+        stepped: Called when what a step did may be seen.
     """
 
     def __init__(self, engine: Engine, metrics: ServerMetrics, time_scale: float) -> None:
@@ -41,6 +42,7 @@ class EngineRunner:
         self._metrics = metrics
         self._scale = time_scale
         self.slowdown = 1.0
+        self.stepped: Callable[[], None] | None = None
         self._tickets: dict[str, Ticket] = {}
         self._wake = asyncio.Event()
         self.idle = asyncio.Event()
@@ -89,6 +91,13 @@ class EngineRunner:
             self._metrics.stats = self._engine.stats()
         if not self._tickets:
             self.idle.set()
+
+    def reset_prefix_cache(self) -> bool:
+        """Empty the prefix cache; False, and nothing is done, while anything runs."""
+        done = self._engine.pool.clear()
+        if self.stepped is not None:
+            self.stepped()
+        return done
 
     async def _run(self) -> None:
         deadline = 0.0
@@ -147,3 +156,5 @@ class EngineRunner:
             self.idle.set()
         self._metrics.step(result.scheduled_tokens, len(result.preempted))
         self._metrics.stats = self._engine.stats()
+        if self.stepped is not None:
+            self.stepped()

@@ -17,7 +17,7 @@ from typing import Any, Self
 from ralb_sim import __version__, tokens
 from ralb_sim.answers import Answer, AnswerOptions, Tool, compose
 from ralb_sim.config import ServerConfig
-from ralb_sim.engine import Engine, EngineRequest
+from ralb_sim.engine import Engine, EngineRequest, KvLog
 from ralb_sim.server.errors import ApiError, context_overflow, refused_parameter, unknown_model
 from ralb_sim.server.generation import MAX_SEQUENCES, Generation
 from ralb_sim.server.metrics import ServerMetrics
@@ -142,7 +142,9 @@ class Service:
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self.metrics = ServerMetrics(config)
-        self.runner = EngineRunner(Engine(config.engine), self.metrics, config.time_scale)
+        self.kv_log = KvLog() if config.kv_events is not None else None
+        engine = Engine(config.engine, self.kv_log)
+        self.runner = EngineRunner(engine, self.metrics, config.time_scale)
         self.fingerprint = f"vllm-{__version__}-{secrets.token_hex(4)}"
         self.created = int(time.time())
         self._numbers = itertools.count()
@@ -244,11 +246,13 @@ class Service:
     def _ticket(
         self, prompt: bytes, answer: Answer, asked: Generation, limit: int | None, changed: asyncio.Event
     ) -> Ticket:
+        sequence = prompt + answer.tokens
         request = EngineRequest(
             id=f"r{next(self._numbers)}",
             prompt_tokens=tokens.count(prompt),
             output_tokens=answer.length,
-            block_hashes=tokens.chain_hashes(prompt + answer.tokens, self.config.engine.block_size),
+            block_hashes=tokens.chain_hashes(sequence, self.config.engine.block_size),
+            tokens=sequence if self.kv_log is not None else b"",
         )
         return Ticket(
             request=request,
