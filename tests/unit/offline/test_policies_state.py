@@ -77,6 +77,10 @@ def test_common_prefix_of_many_pods():
     assert common_prefix(holders, (), 64) == [0] * 64
 
 
+def test_common_prefix_of_ids_that_are_not_chained_never_starts_midway():
+    assert common_prefix({1: 0b01, 2: 0b11, 3: 0b10}, [1, 2, 3], 2) == [2, 0]
+
+
 def test_index_forgets_the_tail_of_the_oldest_prompt_first():
     index = PrefixIndex([6])
     index.add(0, [1, 2, 3, 4])
@@ -86,6 +90,17 @@ def test_index_forgets_the_tail_of_the_oldest_prompt_first():
     index.add(0, [20, 21])
     assert index.matches([1, 2, 3, 4]) == [2]
     assert index.matches([10, 11, 12]) == [2]
+
+
+def test_prompts_seen_again_and_again_take_no_more_memory(monkeypatch):
+    monkeypatch.setattr("ralb_sim.offline.policies.index._SLACK", 0)
+    index = PrefixIndex([6])
+    for _ in range(50):
+        index.add(0, [1, 2, 3])
+        index.add(0, [10, 11])
+    assert len(index._pods[0]._prompts) <= 2 * 5
+    index.add(0, [20, 21, 22])
+    assert [index.matches(asked)[0] for asked in ([1, 2, 3], [10, 11], [20, 21, 22])] == [1, 2, 3]
 
 
 def test_index_of_a_prompt_beyond_the_cache_keeps_its_head():

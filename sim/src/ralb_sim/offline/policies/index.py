@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-# Entries of one index, one per pod and block: about 250 bytes each at worst.
+# Entries of one index, one per pod and block: about 200 bytes each, besides the prompts' own block lists, which are not copied.
 MAX_ENTRIES: Final = 1_000_000
 _SLACK: Final = 64
 
