@@ -54,7 +54,7 @@ def plan(table: RoutingTable, request: Request, understanding: Understanding) ->
     servers = table.concrete.get(request.model)
     if servers is None:
         raise _not_found(table, request)
-    wanted = [Candidate(pool, model, "", 0, 1) for pool, model in servers]
+    wanted = [Candidate(pool, model, "", 0, 1, dynamic=True) for pool, model in servers]
     candidates, skipped = _filter(table, wanted, request, request.max_output)
     return Plan(policy="", rule="", tier="", tier_name="", candidates=candidates, skipped=skipped)
 
@@ -69,11 +69,11 @@ def _by_policy(table: RoutingTable, policy: PolicyEntry, request: Request, under
         refusal = action.refusal
         raise ClientError(refusal.status, refusal.code or Code.REJECTED_BY_POLICY, refusal.message)
     tier = table.tiers[action.tier]
-    wanted = table.tier_candidates[action.tier]
+    wanted, spill = table.tier_candidates[action.tier], table.tier_spill[action.tier]
     above: tuple[tuple[str, str], ...] = ()
     limit = request.headers.get(names.MAX_TIER)
     if limit is not None:
-        tier, wanted, above = _lowered(table, policy, tier, limit)
+        tier, wanted, spill, above = _lowered(table, policy, tier, limit)
     output_cap = action.output_cap or tier.output_cap
     max_output = min(request.max_output, output_cap) if output_cap else request.max_output
     candidates, skipped = _filter(table, wanted, request, max_output)
@@ -87,6 +87,7 @@ def _by_policy(table: RoutingTable, policy: PolicyEntry, request: Request, under
         reasoning_effort=_effort(action, tier),
         inject_usage=policy.inject_usage,
         skipped=(*skipped, *above),
+        spill=_able(table, spill, request, max_output) if spill else (),
     )
 
 
@@ -96,8 +97,8 @@ def _effort(action: Action, tier: pb.Tier) -> str:
 
 def _lowered(
     table: RoutingTable, policy: PolicyEntry, tier: pb.Tier, said: str
-) -> tuple[pb.Tier, tuple[Candidate, ...], tuple[tuple[str, str], ...]]:
-    """The tier to use under the client's ``x-ralb-max-tier``, its candidates not above it, and those that are."""
+) -> tuple[pb.Tier, tuple[Candidate, ...], tuple[Candidate, ...], tuple[tuple[str, str], ...]]:
+    """The tier to use under the client's ``x-ralb-max-tier``, its candidates and spill not above it, and those that are."""
     limit = _limit(table, policy, said.strip())
     if tier.level > limit:
         lower = next((table.tiers[other] for other in policy.tiers if table.tiers[other].level <= limit), None)
@@ -109,8 +110,9 @@ def _lowered(
         tier = lower
     wanted = table.tier_candidates[tier.id]
     allowed = tuple(candidate for candidate in wanted if table.tiers[candidate.tier].level <= limit)
+    spill = tuple(candidate for candidate in table.tier_spill[tier.id] if table.tiers[candidate.tier].level <= limit)
     above = tuple((c.pool, _ABOVE_MAX) for c in wanted if table.tiers[c.tier].level > limit)
-    return tier, allowed, above
+    return tier, allowed, spill, above
 
 
 def _limit(table: RoutingTable, policy: PolicyEntry, said: str) -> int:
@@ -147,6 +149,12 @@ def _filter(
     if not usable:
         raise _nobody(table, wanted, request, needs, api, room)
     return tuple(usable), tuple(skipped)
+
+
+def _able(table: RoutingTable, wanted: Sequence[Candidate], request: Request, max_output: int) -> tuple[Candidate, ...]:
+    """Those of the candidates that can serve the request; silently, for nobody waits for them."""
+    needs, room = needed(request), (request.longest_prompt or request.input_tokens) + max_output
+    return tuple(each for each in wanted if not _obstacle(table.facts[each.pool], needs, request.api, room))
 
 
 def needed(request: Request) -> tuple[str, ...]:

@@ -23,8 +23,8 @@ def pool(name, count, cap=0, metrics="/metrics"):
     )
 
 
-def candidate(name, priority=0, weight=1, model="m"):
-    return Candidate(f"ns/{name}", model, "ns/tier", priority, weight)
+def candidate(name, priority=0, weight=1, model="m", dynamic=False):
+    return Candidate(f"ns/{name}", model, "ns/tier", priority, weight, dynamic)
 
 
 def plan(*candidates):
@@ -277,8 +277,9 @@ class TestWeights:
         world = World(pool("a", 1), pool("b", 1))
         world.say("a-0", 4, 5)
         world.say("b-0", 1, 5)
-        got = self.shares(world, candidate("a"), candidate("b"))
+        got = self.shares(world, candidate("a", dynamic=True), candidate("b", dynamic=True))
         assert got["a"] == pytest.approx(1 / 5, abs=0.025)
+        assert self.shares(world, candidate("a"), candidate("b"))["a"] == pytest.approx(0.5, abs=0.025)
 
     def test_zero_only_for_failover(self):
         world = World(pool("a", 1), pool("b", 1))

@@ -88,7 +88,10 @@ class TestConcreteNames:
     def test_the_models_own_pools(self) -> None:
         on = table(pool("a", "llama"), pool("b", "llama-awq", aliases=["llama"]), pool("c", "other"))
         found = decide(ask("llama"), on=on)
-        assert found.candidates == (Candidate("ns/a", "llama", "", 0, 1), Candidate("ns/b", "llama-awq", "", 0, 1))
+        assert found.candidates == (
+            Candidate("ns/a", "llama", "", 0, 1, dynamic=True),
+            Candidate("ns/b", "llama-awq", "", 0, 1, dynamic=True),
+        )
         assert (found.policy, found.rule, found.tier, found.tier_name) == ("", "", "", "")
 
     def test_an_adapter_keeps_its_name(self) -> None:

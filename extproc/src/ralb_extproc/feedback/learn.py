@@ -11,7 +11,8 @@ from typing import Final
 
 from ralb_extproc.feedback.lengths import Lengths
 from ralb_extproc.feedback.outcome import POD_FAILURES, Failure, Outcome
-from ralb_extproc.place import Flight, PodTable
+from ralb_extproc.place import Flight, PodTable, Served
+from ralb_extproc.place.flow import work_of
 
 _MIN_HIT_TOKENS: Final = 64
 _TOO_MANY: Final = 429
@@ -171,9 +172,14 @@ class Learner:
             return
         if slot != flight.slot:
             self.pods.record_prefix(info.prefix, slot)
-            return
+            if flight.slot >= 0:
+                return  # Envoy went elsewhere than was planned; where it chooses itself, all the rest is learned
         if outcome.attempts > 1 or info.remote:
             return
+        if usage is not None:
+            work = work_of(usage.input, usage.cached, usage.output)
+            self.pods.learn_work(slot, work, outcome.duration, self._clock())
+            self.pods.answered(slot, Served(outcome.duration, outcome.ttft, usage.output), self._clock())
         if outcome.ttft is not None:
             self.pods.learn_prefill(flight, outcome.ttft)
         if outcome.cached_tokens is not None and info.hit_tokens >= _MIN_HIT_TOKENS:

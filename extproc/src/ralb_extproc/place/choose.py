@@ -2,25 +2,25 @@
 
 Pools are tried by priority level, lowest first. A level whose pools have a fit pod comes before one where all pods are at their
 concurrency cap, and that before one where all have failed.
-A pool that should have pods and has none comes last. Within a level and state pools are drawn without replacement by
-weight (the Efraimidis-Spirakis keys), so with equal queues the first pool's share is exactly its weight; a pool with a longer
-queue than its peers counts for less. Weight 0 comes after all others of its level.
-
-    effective weight = weight / (1 + (mean waiting per pod - the least mean waiting among the peers))
+A pool that should have pods and has none comes last. Within a level and state the order is that of ``pools``. What is too much
+for the plan's tier may go to another, see ``spill``.
 """
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from ralb.v1.snapshot_pb2 import Pool
+from ralb_extproc.cost import price
 from ralb_extproc.place.ask import Ask
 from ralb_extproc.place.dice import Dice
 from ralb_extproc.place.ledger import FlightInfo
-from ralb_extproc.place.load import FAILING, FIT
+from ralb_extproc.place.load import CAPPED, FAILING, FIT
 from ralb_extproc.place.pods import PodTable
+from ralb_extproc.place.pools import NEAR_PRICE, Peer, order
 from ralb_extproc.place.prefix import NO_PREFIX
+from ralb_extproc.place.spill import overflown
+from ralb_extproc.place.strategies import by_envoy
 from ralb_extproc.place.strategy import Ranking, rank, rank_spare
 from ralb_extproc.place.views import PoolView
 from ralb_extproc.types import Attempt, Candidate, Placement, Plan
@@ -40,7 +40,7 @@ class PoolTable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Option:
-    """A candidate with its pool's pods ranked; no view for a pool of which Envoy chooses the endpoint."""
+    """A candidate with its pool's pods ranked; no view where they are not known."""
 
     candidate: Candidate
     pool: Pool
@@ -50,6 +50,8 @@ class _Option:
     wanted: int  # pods to take in the first round: those that did not fail
     measured: bool
     queue: float
+    by_envoy: bool  # Envoy chooses the pod
+    price: float = 0.0  # dollars; 0 where nobody asks
 
     @property
     def size(self) -> int:
@@ -68,6 +70,8 @@ def place_plan(
     now: float,
     dice: Dice,
     max_attempts: int = MAX_ATTEMPTS,
+    *,
+    exact: bool = False,
 ) -> Placement:
     """Choose where a request goes, first choice first. Changes nothing; see ``commit``.
 
@@ -82,11 +86,16 @@ def place_plan(
         now: monotonic seconds.
         dice: drawn from for weights and ties.
         max_attempts: most attempts to name.
+        exact: name the pod even in pools whose strategy Envoy runs.
 
     Raises:
         NowhereError: no candidate's pool is in the table.
     """
-    options = _ordered(table, pods, plan, ask, now, dice, max_attempts)
+    candidates: Sequence[Candidate] = plan.candidates
+    flooded: Container[str] = ()
+    if plan.spill:
+        candidates, flooded = overflown(pods, plan, now, dice)
+    options = _ordered(table, pods, candidates, flooded, ask, now, dice, max_attempts, exact=exact)
     if not options:
         raise NowhereError(f"none of the plan's pools is known: {', '.join(c.pool for c in plan.candidates)}")
     attempts: list[Attempt] = []
@@ -94,22 +103,41 @@ def place_plan(
     for option, count in _shares(options, max_attempts):
         candidate, pool = option.candidate, option.pool
         cluster = pool.cluster if candidate.model == model else pool.rewrite_cluster
-        if option.view is None or option.ranking is None:
-            attempts.append(Attempt(candidate.pool, cluster, "", candidate.model))
+        if option.by_envoy or option.view is None or option.ranking is None:
+            attempts += [Attempt(candidate.pool, cluster, "", candidate.model)] * count
             continue
         for position in option.ranking.order[:count]:
             attempts.append(Attempt(candidate.pool, cluster, option.view.addresses[position], candidate.model))
-    return _placement(tuple(attempts), options, ask)
+    return _placement(tuple(attempts), options, plan, pods, ask, now)
 
 
-def _placement(attempts: tuple[Attempt, ...], options: list[_Option], ask: Ask) -> Placement:
+def _placement(
+    attempts: tuple[Attempt, ...], options: list[_Option], plan: Plan, pods: PodTable, ask: Ask, now: float
+) -> Placement:
     first = options[0]
+    spilled = (plan.tier, first.candidate.tier) if first.candidate in plan.spill else None
+    strategy = pods.balanced_by(first.candidate.pool)
+    hash_key = next((pods.hash_key(each.pool, ask, now) for each in attempts if not each.endpoint), "")
     considered = sum(option.size for option in options if option.view is not None)
     if first.ranking is None:
-        return Placement(attempts, uncached_tokens=ask.input_tokens, considered=considered, reason="service")
+        return Placement(
+            attempts,
+            uncached_tokens=ask.input_tokens,
+            considered=considered,
+            reason="spilled" if spilled else "service",
+            strategy=strategy,
+            hash_key=hash_key,
+            spilled=spilled,
+        )
     uncached = first.ranking.uncached
-    if first.state != FIT:
+    if spilled:
+        reason = "spilled"
+    elif first.state != FIT:
         reason = "saturated"
+    elif first.candidate.by_price and _cheaper(first, options):
+        reason = "cheapest"
+    elif first.by_envoy:
+        reason = "envoy"
     elif considered == 1:
         reason = "only"
     else:
@@ -121,6 +149,9 @@ def _placement(attempts: tuple[Attempt, ...], options: list[_Option], ask: Ask) 
         score=first.ranking.score,
         considered=considered,
         reason=reason,
+        strategy=strategy,
+        hash_key=hash_key,
+        spilled=spilled,
     )
 
 
@@ -137,7 +168,7 @@ def commit(pods: PodTable, request_id: str, placement: Placement, plan: Plan, as
     first = placement.attempts[0]
     info = FlightInfo(
         pool=first.pool,
-        tier=next((c.tier for c in plan.candidates if c.pool == first.pool and c.model == first.model), ""),
+        tier=next((c.tier for c in _all(plan) if c.pool == first.pool and c.model == first.model), ""),
         intent=ask.intent,
         stream=ask.stream,
         input_tokens=ask.input_tokens,
@@ -149,22 +180,47 @@ def commit(pods: PodTable, request_id: str, placement: Placement, plan: Plan, as
     )
     slot = attempts[0][0]
     pods.begin(request_id, slot, placement.uncached_tokens, ask.output_tokens, now, info)
-    pods.placed(slot, ask, now)
+    if slot >= 0:
+        pods.placed(slot, ask, now)
+    else:
+        pods.sent(first.pool, ask, now)
+
+
+def _all(plan: Plan) -> Sequence[Candidate]:
+    return (*plan.candidates, *plan.spill) if plan.spill else plan.candidates
 
 
 def _ordered(
-    table: PoolTable, pods: PodTable, plan: Plan, ask: Ask, now: float, dice: Dice, want: int
+    table: PoolTable,
+    pods: PodTable,
+    candidates: Sequence[Candidate],
+    flooded: Container[str],
+    ask: Ask,
+    now: float,
+    dice: Dice,
+    want: int,
+    *,
+    exact: bool,
 ) -> list[_Option]:
-    """Candidates, first choice first; further levels are not ranked once they could not come in."""
-    by_state: tuple[list[_Option], ...] = ([], [], [], [])
+    """Candidates, first choice first; further levels are not ranked once they could not come in.
+
+    Pools that are ``flooded`` stand no better than those at their cap.
+    """
+    by_state: tuple[list[_Option], ...] = tuple([] for _ in range(_EMPTY + 1))
+
+    def settle(level: list[_Option]) -> None:
+        for option in _settled(level, pods, ask, now, dice):
+            state = max(option.state, CAPPED) if option.candidate.pool in flooded else option.state
+            by_state[state].append(option)
+
     fit = fit_pools = 0
     level: list[_Option] = []
     priority = None
     seen: set[str] = set()
     spare = False  # whether a lower level has a fit pod, so that this one is only for when that fails
-    for candidate in plan.candidates:
+    for candidate in candidates:
         if candidate.priority != priority:
-            _settle(level, by_state, dice)
+            settle(level)
             level, priority, spare = [], candidate.priority, fit > 0
             if fit >= want and fit_pools >= want - 1:
                 break
@@ -172,49 +228,76 @@ def _ordered(
         if pool is None or candidate.pool in seen:
             continue
         seen.add(candidate.pool)
-        option = _option(candidate, pool, pods, ask, now, dice, want, spare)
+        option = _option(candidate, pool, pods, ask, now, dice, want, spare=spare, envoy=not exact and by_envoy(pool))
         level.append(option)
         if option.state == FIT:
             fit += option.wanted
             fit_pools += 1
-    _settle(level, by_state, dice)
+    settle(level)
     return [option for state in by_state for option in state]
 
 
 def _option(
-    candidate: Candidate, pool: Pool, pods: PodTable, ask: Ask, now: float, dice: Dice, want: int, spare: bool
+    candidate: Candidate,
+    pool: Pool,
+    pods: PodTable,
+    ask: Ask,
+    now: float,
+    dice: Dice,
+    want: int,
+    *,
+    spare: bool,
+    envoy: bool,
 ) -> _Option:
     view = pods.view(candidate.pool)
     if view is not None and ask.only is not None:
         view = view.narrowed(ask.only)
     if view is None:
         # A pool that should have pods and has none can only answer 503: last of all.
-        return _Option(candidate, pool, None, None, _EMPTY if pool.metrics_path else FIT, 1, False, 0.0)
+        return _Option(candidate, pool, None, None, _EMPTY if pool.metrics_path else FIT, 1, False, 0.0, True)
     state = pods.steady(view, now)
     ranking = (
         rank_spare(state, ask.input_tokens)
-        if spare
+        if spare or envoy
         else rank(pods.strategy(view), pods.scene(view, ask, now, dice), want)
     )
-    return _Option(candidate, pool, view, ranking, ranking.best, max(1, ranking.usable), state.measured, state.queue)
+    wanted = max(1, ranking.usable)
+    return _Option(candidate, pool, view, ranking, ranking.best, wanted, state.measured, state.queue, envoy)
 
 
-def _settle(level: list[_Option], by_state: tuple[list[_Option], ...], dice: Dice) -> None:
-    """Order the pools of one level and put each with its state."""
-    if len(level) > 1:
-        least = min(option.queue for option in level)
-        draws = dice.many(len(level)).tolist()
-        keys = [_key(option, draw, least) for option, draw in zip(level, draws, strict=True)]
-        level = [level[i] for i in sorted(range(len(level)), key=keys.__getitem__)]
-    for option in level:
-        by_state[option.state].append(option)
+def _settled(level: list[_Option], pods: PodTable, ask: Ask, now: float, dice: Dice) -> list[_Option]:
+    """The pools of one level in order."""
+    if len(level) < 2:
+        return level
+    dynamic, by_price = level[0].candidate.dynamic, level[0].candidate.by_price
+    if by_price:
+        level = [replace(option, price=_price(option, ask)) for option in level]
+    measured = dynamic or by_price
+    peers = [
+        Peer(
+            option.candidate.weight,
+            option.queue,
+            pods.flow(option.view, now) if measured and option.view is not None else None,
+            option.price,
+        )
+        for option in level
+    ]
+    return [level[i] for i in order(peers, dice, dynamic=dynamic, by_price=by_price)]
 
 
-def _key(option: _Option, draw: float, least: float) -> tuple[int, float]:
-    """Ascending order of these is a weighted draw without replacement; weight 0 after all others."""
-    weight = option.candidate.weight
-    exponential = -math.log1p(-draw) * (1.0 + max(0.0, option.queue - least))
-    return (0, exponential / weight) if weight > 0 else (1, exponential)
+def _price(option: _Option, ask: Ask) -> float:
+    uncached = float(ask.input_tokens) if option.ranking is None else option.ranking.uncached
+    return price(option.pool, uncached, ask.input_tokens - uncached, ask.output_tokens)
+
+
+def _cheaper(first: _Option, options: list[_Option]) -> bool:
+    """Whether another pool that would have done costs more than nearly the same."""
+    return any(
+        option.state == FIT
+        and option.candidate.priority == first.candidate.priority
+        and option.price > NEAR_PRICE * first.price
+        for option in options
+    )
 
 
 def _shares(options: list[_Option], room: int) -> list[tuple[_Option, int]]:

@@ -36,19 +36,32 @@ HIT_TRUST: Final = 15  # share of expected prefix hits that came true, 0 to 1
 FIRST_SEEN: Final = 16  # -inf for pods that were there before us
 QUERY_RATE: Final = 17  # prefix cache tokens looked up per second
 HIT_RATE: Final = 18  # prefix cache tokens found per second
-LAST_QUERIES: Final = 19  # counters as of SCRAPED_AT; -1 = none yet
-LAST_HITS: Final = 20
+ITL: Final = 19  # seconds per token of a sequence while it is decoded, however many a step gives; 0 = unknown
+ACCEPTANCE: Final = 20  # tokens per decoding step of a sequence: 1, and more where the engine speculates
 UNREACHABLE: Final = 21  # 1 = refused the scraper's last connection
 SEEN: Final = 22  # WAITING + RUNNING + SINCE, kept up for speed
-COUNT: Final = 23
+# Of the pool's flow, see ``flow``; sums that halve in time, as of FLOW_AT.
+WORK: Final = 23  # work done
+BUSY: Final = 24  # requests in the batch x seconds in which it was
+FILLED: Final = 25  # requests in the batch, squared, x seconds in which more of them queued
+FULL: Final = 26  # requests in the batch x the same seconds
+FLOW_AT: Final = 27  # monotonic seconds; -inf = never
+WORK_COUNT: Final = 28  # the pod's own count of work as of SCRAPED_AT; -1 = it does not count
+# As counted by the pod, over the last seconds; see ``observe``.
+GENERATION_RATE: Final = 29  # tokens of answers per second
+PROMPT_RATE: Final = 30  # tokens of prompts per second, cached ones included
+PREEMPTION_RATE: Final = 31  # requests pre-empted per second
+PREFILL_SECONDS: Final = 32  # from being scheduled to the first token, mean of requests that ended; 0 = unknown
+COUNT: Final = 33
 
 INITIAL_PREFILL_RATE: Final = 10_000.0
 
 _INITIAL: Final = np.zeros(COUNT)
-_INITIAL[[SCRAPED_AT, FAILED_AT, PROBE_AT, FIRST_SEEN, BACKLOG_AT]] = -np.inf
+_INITIAL[[SCRAPED_AT, FAILED_AT, PROBE_AT, FIRST_SEEN, BACKLOG_AT, FLOW_AT]] = -np.inf
 _INITIAL[PREFILL_RATE] = INITIAL_PREFILL_RATE
 _INITIAL[HIT_TRUST] = 1.0
-_INITIAL[[LAST_QUERIES, LAST_HITS]] = -1.0
+_INITIAL[WORK_COUNT] = -1.0
+_INITIAL[ACCEPTANCE] = 1.0
 
 
 def empty(slots: int) -> Floats:

@@ -8,17 +8,21 @@ event loop; nothing here blocks, awaits or reads a clock. Times are monotonic se
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from ralb.v1.snapshot_pb2 import Balancing, Pool
 from ralb_extproc.place import columns as col
+from ralb_extproc.place.adapters import Residency
 from ralb_extproc.place.ask import Ask
-from ralb_extproc.place.columns import Floats
+from ralb_extproc.place.columns import Bools, Floats
 from ralb_extproc.place.dice import Dice
+from ralb_extproc.place.flow import Flow, count_read, count_served, flow
 from ralb_extproc.place.ledger import NO_INFO, Flight, FlightInfo, Ledger
 from ralb_extproc.place.load import STEADY_SECONDS, Steady, steady
+from ralb_extproc.place.observe import Observer
 from ralb_extproc.place.prefix import Prefix, PrefixIndex
 from ralb_extproc.place.prefixes import PoolPrefixes
 from ralb_extproc.place.sample import PodSample
@@ -35,7 +39,6 @@ PROBE_SECONDS_MAX: Final = 10.0
 _STALE_SECONDS: Final = 1.0
 _UNREACHABLE_AS: Final = 8.0  # failures in a row that a refused scrape stands for
 _RECENT_LIMIT: Final = 4096
-_RATE_HALF_LIFE: Final = 10.0
 _PREFILL_RATE_MIN: Final = 100.0
 _PREFILL_RATE_MAX: Final = 1e6
 _PREFILL_LEARN_TOKENS: Final = 256
@@ -62,9 +65,12 @@ class PodTable:
         self._recent: list[deque[Flight]] = [deque() for _ in range(16)]
         self._views: dict[str, PoolView] = {}
         self._steady: dict[str, Steady] = {}
+        self._flow: dict[str, Flow] = {}
         self._strategies: dict[str, Strategy] = {}
         self._balancing: dict[str, Balancing] = {}
         self._prefixes = PoolPrefixes(prefix_entries)
+        self._residency = Residency()
+        self.observer = Observer()
 
     # ---- which pods there are ----
 
@@ -93,6 +99,15 @@ class PodTable:
         found = self._steady.get(view.pool)
         if found is None or not 0.0 <= now - found.at <= STEADY_SECONDS:
             found = self._steady[view.pool] = steady(self.block(view), view.cap, now)
+        return found
+
+    def flow(self, view: PoolView, now: float) -> Flow:
+        """How fast a pool works, and how much is too much for it; some milliseconds old at most."""
+        found = self._flow.get(view.pool)
+        if found is None or not 0.0 <= now - found.at <= STEADY_SECONDS:
+            found = flow(self.block(view), self.steady(view, now), view.cap, now, found)
+            if self._views.get(view.pool) is view:
+                self._flow[view.pool] = found
         return found
 
     def strategy(self, view: PoolView) -> Strategy:
@@ -141,8 +156,10 @@ class PodTable:
         wanted: dict[str, tuple[tuple[str, ...], int]] = {}
         balancing: dict[str, Balancing] = {}
         total = refused = 0
+        adapters: dict[str, frozenset[str]] = {}
         for pool in pools:
             balancing[pool.id] = pool.balancing
+            adapters[pool.id] = frozenset(pool.model.adapters)
             addresses = tuple(sorted({e.address for e in pool.endpoints if e.address and not e.draining}))
             room = MAX_PODS - total
             refused += max(0, len(addresses) - room)
@@ -172,12 +189,15 @@ class PodTable:
             views[pool_id] = PoolView(pool_id, addresses, slots, select(slots), cap)
         self._views = views
         self._steady.clear()
+        # What is kept tells whether a pool was saturated; its age makes it be computed again.
+        self._flow = {pool: replace(kept, at=-np.inf) for pool, kept in self._flow.items() if pool in views}
         self._strategies = {
             pool: self._strategies[pool] if said == self._balancing.get(pool) else new_strategy(said)
             for pool, said in balancing.items()
         }
         self._balancing = balancing
         self._prefixes.follow(views, self.data)
+        self._residency.follow(adapters)
         return Change(tuple(added), tuple(dropped), refused)
 
     def _allocate(self, count: int) -> list[int]:
@@ -217,12 +237,14 @@ class PodTable:
         self._keys[slot] = None
         self._recent[slot] = deque()
         col.reset(self.data, slot)
+        self.observer.forget(slot)
         self._forget(pool, slot)
 
     def _forget(self, pool: str, slot: int) -> None:
         """The pod's cache is gone, and what a strategy remembers of it."""
         self._prefixes[pool].forget(slot)
         self._strategies[pool].forget(slot)
+        self._residency.forget(pool, slot)
 
     # ---- prefixes ----
 
@@ -245,6 +267,10 @@ class PodTable:
         """The index of a pod's pool, for what the pod itself says of its cache; None for a slot that is nobody's."""
         key = self.key(slot)
         return self._prefixes[key.pool] if key is not None else None
+
+    def adapters(self, view: PoolView, name: str) -> Bools | None:
+        """Which pods of a view hold a LoRA adapter, by position; None if none is known to. Not to be written."""
+        return self._residency.mask(view, name, whole=self._views.get(view.pool) is view)
 
     # ---- requests ----
 
@@ -360,9 +386,14 @@ class PodTable:
         if sample.kv_capacity is not None and sample.kv_capacity != data[col.KV_CAPACITY, slot]:
             data[col.KV_CAPACITY, slot] = sample.kv_capacity
             self._prefixes.measure(self._views[key.pool], data)
-        self._observe_prefix(slot, key, sample)
+        if self.observer.take(data, slot, sample):
+            # A new process: its cache is empty.
+            self._forget(key.pool, slot)
+            data[col.FIRST_SEEN, slot] = sample.started
+        self._residency.take(self._views[key.pool], slot, sample.adapters, sample.adapter_room)
         if sample.waiting is None or sample.running is None:
             return
+        count_read(data, slot, sample)
         data[col.WAITING, slot] = sample.waiting
         data[col.RUNNING, slot] = sample.running
         data[col.SCRAPED_AT, slot] = min(now, sample.started)
@@ -371,25 +402,6 @@ class PodTable:
         while recent and (not recent[0].open or recent[0].begun < cutoff):
             self._leave_recent(recent.popleft())
         data[col.SEEN, slot] = sample.waiting + sample.running + data[col.SINCE, slot]
-
-    def _observe_prefix(self, slot: int, key: PodKey, sample: PodSample) -> None:
-        """Rates from the prefix cache counters. Counters that fall mean a new process: its cache is empty."""
-        if sample.prefix_queries is None or sample.prefix_hits is None:
-            return
-        data = self.data
-        last, seconds = float(data[col.LAST_QUERIES, slot]), sample.started - float(data[col.SCRAPED_AT, slot])
-        if last >= 0.0 and sample.prefix_queries < last:
-            self._forget(key.pool, slot)
-            data[col.FIRST_SEEN, slot] = sample.started
-            data[[col.QUERY_RATE, col.HIT_RATE], slot] = 0.0
-        elif last >= 0.0 and 0.0 < seconds < np.inf:
-            keep = 0.5 ** (seconds / _RATE_HALF_LIFE)
-            queries = (sample.prefix_queries - last) / seconds
-            hits = max(0.0, sample.prefix_hits - float(data[col.LAST_HITS, slot])) / seconds
-            data[col.QUERY_RATE, slot] += (1.0 - keep) * (queries - data[col.QUERY_RATE, slot])
-            data[col.HIT_RATE, slot] += (1.0 - keep) * (hits - data[col.HIT_RATE, slot])
-        data[col.LAST_QUERIES, slot] = sample.prefix_queries
-        data[col.LAST_HITS, slot] = sample.prefix_hits
 
     def unreachable(self, slot: int, now: float) -> None:
         """The scraper was refused a connection: the pod goes last until it answers a scrape or a request.
@@ -424,11 +436,16 @@ class PodTable:
             self.data[[col.FAILURES, col.UNREACHABLE], slot] = 0.0
             self.data[col.PROBE_AT, slot] = -np.inf
 
-    def served(self, slot: int, served: Served, now: float) -> None:
+    def answered(self, slot: int, served: Served, now: float) -> None:
         """A pod answered a request in full; the strategy is told."""
         key = self.key(slot)
         if key is not None:
             self._strategies[key.pool].finished(slot, served, now)
+
+    def learn_work(self, slot: int, work: float, seconds: float, now: float) -> None:
+        """Note that a request was served in so many seconds; ``work`` as of ``flow.work_of``."""
+        if self.key(slot) is not None:
+            count_served(self.data, slot, work, seconds, now)
 
     def learn_prefill(self, flight: Flight, ttft: float) -> None:
         """Correct the prefill rate of a pool by the time to first token (seconds) of a flight one of its pods served.
