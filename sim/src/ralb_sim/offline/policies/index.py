@@ -85,7 +85,7 @@ class PrefixIndex:
 
 
 class _Recent:
-    """One pod's LRU list, kept by prompt rather than by block, so that touching a prompt costs next to nothing.
+    """One pod's LRU list, kept by prompt rather than by block: a touched block only gets a number.
 
     A block's age is that of the latest prompt with it. The prompts keep their order; of the oldest one only those blocks are to
     be forgotten, tail first, that no later prompt has.
