@@ -85,8 +85,8 @@ def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
         metavar="N",
         help="play only the first N requests (default: 0, all)",
     )
-    add("--warmup", type=number(0.0, 0.9), default=0.2, metavar="SHARE",
-        help="share of the requests, the first ones, that is played but not measured (default: 0.2)")  # fmt: skip
+    add("--warmup", type=number(0.0, 0.9), default=0.25, metavar="SHARE",
+        help="share of the requests, the first ones, that is played but not measured (default: 0.25)")  # fmt: skip
     add("--slo-ttft", type=number(0.0, 1e6, above=True), metavar="S",
         help="objective: time to first token (default: 5 x what an idle pod needs, 90th percentile of the trace)")  # fmt: skip
     add("--slo-tpot", type=number(0.0, 1e6, above=True), metavar="S",

@@ -47,7 +47,7 @@ class Stage:
         traces: what is played.
         slos: the objective of each trace.
         fleets: the pods' profiles, by number of pods.
-        requests: how many rows are played; 0 = all.
+        requests: how many are played; 0 = enough for the pods.
         warmup: share of the requests that is not measured.
     """
 
@@ -66,6 +66,8 @@ class Outcome:
         task: which run.
         figures: None when it failed.
         rate: requests offered per second.
+        requests: how many were played.
+        left_out: rows of the trace that no pod could hold.
         curve: TTFT quantiles, seconds.
         simulated_per_second: requests simulated per second of real time.
         error: why it failed.
@@ -74,6 +76,8 @@ class Outcome:
     task: Task
     figures: Figures | None
     rate: float = 0.0
+    requests: int = 0
+    left_out: int = 0
     curve: Sequence[float] = ()
     simulated_per_second: float = 0.0
     error: str = ""
@@ -136,7 +140,9 @@ def play(stage: Stage, task: Task) -> Outcome:
         policy = policies()[ALIASES.get(task.policy, task.policy)]
         run = simulate(stage.traces[task.trace], stage.fleets[task.pods], policy, conditions)
         result = figures(run, stage.slos[task.trace])
-        return Outcome(task, result, run.rate, ttft_curve(run), run.simulated_per_second)
+        return Outcome(
+            task, result, run.rate, len(run.requests), run.left_out, ttft_curve(run), run.simulated_per_second
+        )
     except ValueError as error:
         return Outcome(task, None, error=str(error))
     except Exception:

@@ -130,10 +130,12 @@ def title(stage: Stage, by_policy: dict[str, list[Outcome]]) -> str:
     """The conditions of a group, on two lines."""
     runs = [outcome for found in by_policy.values() for outcome in found]
     task, slo = runs[0].task, stage.slos[runs[0].task.trace]
-    rate = median(outcome.rate for outcome in runs if outcome.figures is not None)
+    good = [outcome for outcome in runs if outcome.figures is not None]
+    rate, played = median(outcome.rate for outcome in good), good[0].requests
+    lost = f" ({good[0].left_out:,} rows are too long for the pods)" if good[0].left_out else ""
     seeds = len({outcome.task.seed for outcome in runs})
     return (
-        f"{_played(stage, task)}, load {task.load:g} ({three_digits(rate)} requests/s)\n"
+        f"{_played(stage, task)}, load {task.load:g}: {played:,} requests at {three_digits(rate)}/s{lost}\n"
         f"{_routed(task)}{f', {seeds} seeds' if seeds > 1 else ''}; "
         f"objective: TTFT {three_digits(slo.ttft_s)} s, TPOT {_milliseconds(slo.tpot_s)} ms"
     )

@@ -6,6 +6,7 @@ Loaded by ``ralb --help`` too, so what is slow to import is imported inside func
 import argparse
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -118,10 +119,22 @@ def fleets(asked: Sequence[tuple[str, int]], pods: Sequence[int] | None) -> "dic
 
 
 def objective(trace: "Trace", known: "dict[int, Sequence[Profile]]", ttft: float | None, tpot: float | None) -> "Slo":
-    """As given, seconds; else what the slowest of the profiles can do on the trace."""
+    """As given, seconds; else what the slowest of the profiles can do on the rows of the trace that fit on a pod.
+
+    Raises:
+        ValueError: no row fits.
+    """
     from ralb_sim.offline.measure import Slo, auto_slo
+    from ralb_sim.offline.pod import longest
 
     if ttft and tpot:
         return Slo(ttft, tpot)
-    found = [auto_slo(trace, profile) for profile in {profile for fleet in known.values() for profile in fleet}]
+    kinds = {profile for fleet in known.values() for profile in fleet}
+    room = max(map(longest, kinds))
+    rows = tuple(row for row in trace.rows if row.input + row.output <= room)
+    if not rows:
+        raise ValueError(
+            f"{trace.name}: no request fits into a pod's {room:,} tokens; choose a --profile with more memory"
+        )
+    found = [auto_slo(replace(trace, rows=rows), profile) for profile in kinds]
     return Slo(ttft or max(slo.ttft_s for slo in found), tpot or max(slo.tpot_s for slo in found))

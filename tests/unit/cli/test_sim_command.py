@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ralb_cli import sim, sim_runs
-from ralb_sim.offline import world
+from ralb_sim.offline import simulate, world
 from ralb_sim.offline.policies import REFERENCE
 
 TRACE = "".join(json.dumps({"t": n, "in": 1000 + n, "out": 11}) + "\n" for n in range(20))
@@ -29,7 +29,7 @@ def played(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     """A world in which TTFT is TTFT x load x seed; the conditions it was asked for."""
     asked: list[Any] = []
 
-    def simulate(trace: Any, profiles: Any, policy: Any, conditions: Any) -> world.Run:
+    def made_up(trace: Any, profiles: Any, policy: Any, conditions: Any) -> world.Run:
         asked.append((trace.name, [profile.name for profile in profiles], policy, conditions))
         ttft = TTFT[policy] * conditions.load * conditions.seed
         requests = [
@@ -38,10 +38,7 @@ def played(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
         ]
         return world.Run(requests, [1.0] * (len(profiles) - 1) + [2.0], 20.0, 1.0, 0.1, 5000.0)
 
-    from types import SimpleNamespace  # TEMP
-
-    monkeypatch.setattr(world, "Conditions", getattr(world, "Conditions", SimpleNamespace), raising=False)  # TEMP
-    monkeypatch.setattr(world, "simulate", simulate, raising=False)
+    monkeypatch.setattr(simulate, "simulate", made_up)
     monkeypatch.setattr(sim_runs, "policies", lambda: {name: name for name in TTFT})
     monkeypatch.chdir(tmp_path)
     (tmp_path / "chat.jsonl").write_text(TRACE)
@@ -64,7 +61,7 @@ def test_table_plot_and_json(played: list[Any]) -> None:
     code, text, errors = command("--policy", "round-robin,reasoning-aware,oracle", "--pods", "3", "--json", "j.json")
     assert code == 0
     assert text.splitlines()[:4] == [
-        "chat: 3 x llama-3-8b-h100, load 0.8 (1.00 requests/s)",
+        "chat: 3 x llama-3-8b-h100, load 0.8: 20 requests at 1.00/s",
         "metrics every 50 ms, 1 router replica; objective: TTFT 0.200 s, TPOT 36.6 ms",
         "policy           TTFT mean      p50      p90      p99   TPOT   e2e p50     p99     output   goodput   hits       work",
         "                         s        s        s        s     ms         s       s   tokens/s     req/s      %   max/mean",
@@ -147,6 +144,29 @@ def test_a_mixed_fleet(played: list[Any]) -> None:
     assert "TPOT 250 ms" in text  # what the slower ones can do
 
 
+def test_rows_too_long_for_the_pods(played: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"t": 50, "in": 34_000, "out": 1}
+    made_up = simulate.simulate
+
+    def leaving_out(*asked: Any) -> world.Run:
+        run = made_up(*asked)
+        run.left_out = 1234
+        return run
+
+    monkeypatch.setattr(simulate, "simulate", leaving_out)
+    fleet = ["--policy", "oracle", "--plot", "none", "--profile", "llama-3-8b-l4"]
+    Path("chat.jsonl").write_text(TRACE)
+    _, without, _ = command(*fleet)
+    Path("chat.jsonl").write_text(TRACE + "".join(json.dumps({**row, "t": n}) + "\n" for n in range(9)))
+    _, text, _ = command(*fleet)
+    assert "(1,234 rows are too long for the pods)\n" in text
+    assert text.splitlines()[1] == without.splitlines()[1]  # the objective is made of what can be played
+    Path("chat.jsonl").write_text(json.dumps(row))
+    code, _, errors = command(*fleet)
+    assert code == 2
+    assert errors == "ralb sim: chat: no request fits into a pod's 32,768 tokens; choose a --profile with more memory\n"
+
+
 def test_the_objective_can_be_set(played: list[Any]) -> None:
     _, text, _ = command("--policy", "reasoning-aware", "--slo-ttft", "0.159", "--slo-tpot", "0.5", "--plot", "none")
     assert "objective: TTFT 0.159 s, TPOT 500 ms" in text
@@ -159,16 +179,16 @@ def test_all_leaves_out_aliases(played: list[Any]) -> None:
 
 
 def test_a_failed_run_costs_only_itself(played: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    good = world.simulate
+    good = simulate.simulate
 
-    def simulate(trace: Any, profiles: Any, policy: str, conditions: Any) -> Any:
+    def failing(trace: Any, profiles: Any, policy: str, conditions: Any) -> Any:
         if policy == "oracle":
             raise ValueError("request 3 does not fit")
         if policy == "round-robin":
             raise KeyError("a mistake")
         return good(trace, profiles, policy, conditions)
 
-    monkeypatch.setattr(world, "simulate", simulate)
+    monkeypatch.setattr(simulate, "simulate", failing)
     code, text, errors = command("--policy", "all", "--seeds", "2", "--json", "j.json")
     assert code == 1
     assert set(rows_of(text)) == {"reasoning-aware", "session-hash"}
@@ -182,7 +202,7 @@ def test_a_failed_run_costs_only_itself(played: list[Any], monkeypatch: pytest.M
 
 def test_what_cannot_be_measured_is_null(played: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     nobody = world.Run([world.Served(0.0, 5, 5)], [0.0, 0.0], 1.0, 1.0)
-    monkeypatch.setattr(world, "simulate", lambda *_: nobody)
+    monkeypatch.setattr(simulate, "simulate", lambda *_: nobody)
     code, text, _ = command("--policy", "oracle", "--json", "j.json")
     row = json.loads(Path("j.json").read_text())[0]
     assert code == 0

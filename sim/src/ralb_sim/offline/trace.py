@@ -58,9 +58,9 @@ class Row:
     reasoning: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trace:
-    """Rows by time.
+    """Rows by time. Equal to itself alone, so that it can be a key without being read through.
 
     Attributes:
         name: the file's name without `.jsonl` and `.gz`.
