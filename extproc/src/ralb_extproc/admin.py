@@ -19,7 +19,7 @@ MAX_PODS_SHOWN: Final = 5000
 
 
 class AdminServer(admin.AdminServer):
-    """HTTP on ``host:port``: ``/metrics``, ``/healthz``, ``/readyz``, ``/debug/pods``.
+    """HTTP on ``host:port``: ``/metrics``, ``/healthz``, ``/readyz``, ``/debug/pods``, ``/debug/kv-events``.
 
     Args:
         metrics: gives the page in the Prometheus text format.
@@ -28,6 +28,7 @@ class AdminServer(admin.AdminServer):
         clock: monotonic seconds, of the same clock as the table's times.
         host: address to bind.
         port: 0 = any free one; see ``port`` after ``start``.
+        cache_events: gives a row for each pod whose KV events are read.
     """
 
     def __init__(
@@ -38,15 +39,24 @@ class AdminServer(admin.AdminServer):
         clock: Callable[[], float],
         host: str = "127.0.0.1",
         port: int = 0,
+        cache_events: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
-        super().__init__(metrics, not_ready, {"/debug/pods": self._get_pods}, host, port)
+        pages = {"/debug/pods": self._get_pods, "/debug/kv-events": self._get_cache_events}
+        super().__init__(metrics, not_ready, pages, host, port)
+        self._cache_events = cache_events
         self._pods = pods
         self._clock = clock
 
     async def _get_pods(self, request: web.Request) -> web.Response:
         pool = request.query.get("pool", "")
-        body = {"pods": pod_rows(self._pods, self._clock(), pool)}
-        return web.Response(text=json.dumps(body, allow_nan=False), content_type="application/json")
+        return _json({"pods": pod_rows(self._pods, self._clock(), pool)})
+
+    async def _get_cache_events(self, request: web.Request) -> web.Response:
+        return _json({"pods": self._cache_events()})
+
+
+def _json(body: Any) -> web.Response:
+    return web.Response(text=json.dumps(body, allow_nan=False), content_type="application/json")
 
 
 def pod_rows(pods: PodTable, now: float, pool: str = "") -> list[dict[str, Any]]:
@@ -78,6 +88,11 @@ def pod_rows(pods: PodTable, now: float, pool: str = "") -> list[dict[str, Any]]
                     if state[col.QUERY_RATE] > 0
                     else None,
                     "prefix_trust": state[col.HIT_TRUST],
+                    "token_seconds": state[col.ITL] or None,
+                    "tokens_per_step": state[col.ACCEPTANCE],
+                    "prompt_token_rate": state[col.PROMPT_RATE],
+                    "generation_token_rate": state[col.GENERATION_RATE],
+                    "preemption_rate": state[col.PREEMPTION_RATE],
                     "failures": int(state[col.FAILURES]),
                     "last_failure_seconds": _finite(now - state[col.FAILED_AT]),
                     "reachable": not state[col.UNREACHABLE],

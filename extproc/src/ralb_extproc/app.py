@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from ralb.v1 import snapshot_pb2 as pb
 from ralb_api.tls import MaterialCollector
 from ralb_extproc.admin import AdminServer
+from ralb_extproc.cache_events import CacheEvents
 from ralb_extproc.companion import Companion, CompanionOptions
 from ralb_extproc.decision import Decision, explanation
 from ralb_extproc.epp.options import PickerOptions
@@ -33,6 +34,8 @@ from ralb_extproc.wire import Limits, Server
 _LOG = logging.getLogger(__name__)
 # How long after its log stream broke an Envoy that lives may report on a new one what it sent before.
 _LOST_S = 3.0
+# How often, at most, the operator is told of metrics that cannot be read.
+_REPORT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class Processor:
         self.access_log = AccessLogService(self._on_outcome)
         self.telemetry = Telemetry(self.pods)
         self.scraper = Scraper(self.pods)
+        self.cache_events = CacheEvents(self.pods, self.telemetry.registry)
         self.telemetry.watched.scraper = self.scraper
         self.telemetry.watched.access_log = self.access_log
         self.telemetry.watched.learner = self.learner
@@ -83,6 +87,7 @@ class Processor:
             time.monotonic,
             host=options.admin_address,
             port=options.admin_port,
+            cache_events=self.cache_events.rows,
         )
         self.router = Router(self.pods, FeatureScore(), self.learner.lengths.expected_output)
         self.companion = Companion(options.companion, options.admin_address)
@@ -137,6 +142,7 @@ class Processor:
                 await task
         await self.legs.close()
         await self.scraper.stop()
+        await self.cache_events.stop()
         await self.companion.stop()
         await self.admin.stop()
         self.records.flush()
@@ -159,6 +165,7 @@ class Processor:
             raise
         self.pods.update(snapshot.pools, time.monotonic())
         self.scraper.update(snapshot.pools)
+        self.cache_events.update(snapshot.pools)
         self.router.table = table
         self.telemetry.snapshot(snapshot.version, snapshot.pools)
         if self.pickers is not None:
@@ -176,6 +183,8 @@ class Processor:
         elif decision.plan is not None and decision.placement is not None:
             plan, placement = decision.plan, decision.placement
             telemetry.decided(plan.policy, plan.rule, plan.tier, placement.attempts[0].pool, placement.reason)
+            if placement.spilled is not None:
+                telemetry.spilled(*placement.spilled)
 
     def _on_outcome(self, outcome: Outcome) -> None:
         if not outcome.decision_id:
@@ -185,6 +194,7 @@ class Processor:
 
     def _on_settled(self, settled: Settled) -> None:
         self.telemetry.settled(settled)
+        self.cache_events.settled(settled)
         top = self.records.settled(settled, self.router.table)
         if top is not None:
             self.telemetry.top_tier_cost(settled.tier, top)
@@ -195,6 +205,7 @@ class Processor:
         An Envoy that dies takes its requests with it, and its log streams end. Were their load kept until the time limit, pods
         would look busy that are not.
         """
+        told_at = 0.0
         while True:
             await asyncio.sleep(1.0)
             now, lost = time.monotonic(), self.access_log.lost_at
@@ -202,5 +213,8 @@ class Processor:
                 self.pods.sweep(lost + self.pods.ledger.ttl)
             self.pods.sweep(now)
             self.records.sweep()
+            if now - told_at >= _REPORT_S and (report := self.scraper.report()) is not None:
+                told_at = now
+                self.follower.report(report)
             if self.pickers is not None:
                 self.pickers.tick()

@@ -52,6 +52,11 @@ _POD_SERIES: Final = (
     ("ralb_pod_prefix_trust", "Share of expected prefix hits that came true.", col.HIT_TRUST),
     ("ralb_pod_prefix_query_rate", "Prefix cache tokens looked up per second.", col.QUERY_RATE),
     ("ralb_pod_prefix_hit_rate", "Prefix cache tokens found per second.", col.HIT_RATE),
+    ("ralb_pod_token_seconds", "Time per token of a sequence while it is decoded; 0 = unknown.", col.ITL),
+    ("ralb_pod_tokens_per_step", "Tokens per decoding step of a sequence; above 1 it speculates.", col.ACCEPTANCE),
+    ("ralb_pod_prompt_token_rate", "Prompt tokens per second, cached ones included.", col.PROMPT_RATE),
+    ("ralb_pod_generation_token_rate", "Answer tokens per second.", col.GENERATION_RATE),
+    ("ralb_pod_preemption_rate", "Requests pre-empted per second.", col.PREEMPTION_RATE),
     ("ralb_pod_failures", "Failures in a row.", col.FAILURES),
 )
 
@@ -106,6 +111,9 @@ class StateCollector(Collector):
         """Give the series."""
         pods, watched = self._pods, self._watched
         yield GaugeMetricFamily("ralb_flights", "Requests in flight that are tracked.", value=len(pods.ledger))
+        yield CounterMetricFamily(
+            "ralb_odd_readings", "Counters of pods that fell or jumped beyond reason.", value=pods.observer.odd
+        )
         yield CounterMetricFamily("ralb_flights_lost", "Flights let go without an outcome.", value=pods.lost)
         yield GaugeMetricFamily("ralb_prefix_entries", "Entries of the prefix index.", value=pods.prefix_entries)
         info = GaugeMetricFamily("ralb_snapshot_info", "The snapshot in use.", labels=["version"])

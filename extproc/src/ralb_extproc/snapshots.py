@@ -65,6 +65,18 @@ class SnapshotFollower:
         self.error = ""
         self.connected = False
         self.trouble = ""
+        self._requests: asyncio.Queue[pb.WatchRequest] | None = None
+        self._metrics: pb.MetricsReport | None = None
+
+    def report(self, metrics: pb.MetricsReport) -> None:
+        """Tell the operator what cannot be read of pods' metrics, if that is news; later, while there is no stream.
+
+        Call it every few seconds at most, on the event loop.
+        """
+        if metrics != self._metrics:
+            self._metrics = metrics
+            if self._requests is not None and self.connected:
+                self._requests.put_nowait(pb.WatchRequest(node_id=self._node, version=self.version, metrics=metrics))
 
     async def run(self) -> None:
         """Follow until cancelled. Lost streams are reopened with jittered, growing waits."""
@@ -127,7 +139,8 @@ class SnapshotFollower:
 
     async def _follow(self, stub: rpc.SnapshotServiceStub) -> None:
         acks: asyncio.Queue[pb.WatchRequest] = asyncio.Queue()
-        acks.put_nowait(pb.WatchRequest(node_id=self._node, version=self.version))
+        acks.put_nowait(pb.WatchRequest(node_id=self._node, version=self.version, metrics=self._metrics))
+        self._requests = acks
 
         async def requests() -> AsyncIterator[pb.WatchRequest]:
             while True:

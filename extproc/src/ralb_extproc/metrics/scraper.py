@@ -7,6 +7,7 @@ slot's generation.
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections import Counter
@@ -20,7 +21,7 @@ from ralb_extproc.metrics.exposition import parse
 from ralb_extproc.metrics.http import Connection, FetchError, Kind
 from ralb_extproc.metrics.pace import FAST, Pace, next_interval
 from ralb_extproc.metrics.series import Dialect, dialect
-from ralb_extproc.metrics.troubles import Reading, report
+from ralb_extproc.metrics.troubles import SETTLED_S, Reading, report
 from ralb_extproc.place import PodSample, PodTable
 from ralb_extproc.place import columns as col
 
@@ -89,6 +90,7 @@ class Scraper:
         self._tasks: dict[_Key, asyncio.Task[None]] = {}
         self._targets: dict[_Key, Target] = {}
         self._warned: set[tuple[str, str]] = set()
+        self._began = math.inf
         self.scrapes = 0
         self.bytes_read = 0
         self.errors: Counter[str] = Counter()
@@ -99,6 +101,7 @@ class Scraper:
 
     def update(self, pools: Iterable[Pool]) -> None:
         """Follow the table after its own update with the same pools. Must be called on the event loop."""
+        self._began = min(self._began, self._clock())
         wanted: dict[_Key, Target] = {}
         for pool in pools:
             view = self._pods.view(pool.id)
@@ -143,9 +146,12 @@ class Scraper:
         readings = (target.reading for target in self._targets.values())
         return Counter((reading.pool, reading.error) for reading in readings if reading.error)
 
-    def report(self) -> MetricsReport:
-        """What cannot be read, and has not been for a while."""
-        return report((target.reading for target in self._targets.values()), self._clock())
+    def report(self) -> MetricsReport | None:
+        """What cannot be read, and has not been for a while; None at first, when that cannot be told yet."""
+        now = self._clock()
+        if now - self._began < SETTLED_S:
+            return None
+        return report((target.reading for target in self._targets.values()), now)
 
     async def _run(self, target: Target) -> None:
         host, _, port = target.address.rpartition(":")

@@ -12,6 +12,8 @@ from typing import Final
 from ralb.v1 import snapshot_pb2 as pb
 
 LASTING_S: Final = 15.0
+# From the start until silence about a pod means that it is read: the first pages must have come, and lasted.
+SETTLED_S: Final = LASTING_S + 5.0
 MAX_POOLS: Final = 64
 MAX_TROUBLES: Final = 4
 MAX_EXAMPLES: Final = 3
