@@ -49,6 +49,7 @@ class ServerConfig:
         max_queued: Requests held at most before new ones get 503.
         embedding_size: Dimensions of embeddings.
         seed: Seed of everything random (faults, tool calls).
+        sidecar: Have prompts computed by the pod that a request's `x-prefiller-host-port` names.
         kv_events: How to publish KV events; None = not at all.
     """
 
@@ -65,6 +66,7 @@ class ServerConfig:
     embedding_size: int = 256
     seed: int = 0
     kv_events: KvEventsConfig | None = None
+    sidecar: bool = False
 
     def __post_init__(self) -> None:
         if not self.names or not all(self.names):

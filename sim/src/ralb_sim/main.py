@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--kv-events-port", type=int, default=0, help="publish KV events as vLLM does, on this port of --host")
     add("--kv-events-replay-port", type=int, default=0, help="port where missed events can be had again")
     add("--kv-events-maps", action="store_true", help="events as maps, as newer vLLMs send them, rather than arrays")
+    add("--sidecar", choices=("yes", "no"), default="no", help="have prompts computed where x-prefiller-host-port says")
     add("--faults", metavar="JSON", help="faults in force from the start, as POST /admin/faults takes them")
     add("--startup-delay", type=float, default=0.0, help="real seconds before listening, as if loading weights")
     add("--drain-timeout", type=float, default=1.0, help="seconds running requests get after SIGTERM")
@@ -118,6 +119,7 @@ def _config(options: argparse.Namespace) -> ServerConfig:
         tool_call_probability=options.tool_call_probability,
         max_queued=options.max_queued,
         seed=options.seed,
+        sidecar=options.sidecar == "yes",
         kv_events=_kv_events(options),
     )
 

@@ -40,6 +40,7 @@ OPTIONS = frozenset(
         "kv-tokens",
         "startup-delay",
         "faults",
+        "sidecar",
         "seed",
     }
 )

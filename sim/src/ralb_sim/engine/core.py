@@ -235,6 +235,9 @@ class Engine:
             self._waiting.popleft()
             self.pool.pin(hit)
             cached = len(hit) * size
+            found = cached
+            if sequence.cached < 0:
+                cached = max(cached, min(sequence.request.received, sequence.length - 1))
             tokens = min(sequence.length - cached, plan.budget)
             sequence.blocks = hit + self.pool.take(self._blocks_for(cached + tokens) - len(hit))
             sequence.computed = cached
@@ -242,7 +245,7 @@ class Engine:
             if sequence.cached < 0:
                 sequence.cached = cached
                 self._prefix_queries += sequence.request.prompt_tokens
-                self._prefix_hits += cached
+                self._prefix_hits += found
                 plan.admitted.append((sequence.request.id, cached))
             self._running.append(sequence)
             plan.put(sequence, tokens)

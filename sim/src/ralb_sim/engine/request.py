@@ -14,6 +14,8 @@ class EngineRequest:
         output_tokens: Tokens to generate; 0 for pooling requests (embeddings), which end with their prefill.
         block_hashes: Chained hashes of the full blocks of prompt **and** output, in order. Fewer are allowed: blocks beyond
             them are never shared. Knowing the output beforehand lets answers be found by the next turn of a conversation.
+        received: Prompt tokens whose KV came from another engine: computed already when the request is first admitted. After
+            a pre-emption they are recomputed like any others.
         tokens: Those of the hashed blocks, for an engine that logs; empty if not needed.
     """
 
@@ -22,6 +24,7 @@ class EngineRequest:
     output_tokens: int
     block_hashes: Sequence[int] = ()
     tokens: bytes = b""
+    received: int = 0
 
 
 @dataclass(slots=True)

@@ -114,12 +114,14 @@ def build_app(config: ServerConfig, rules: list[FaultRule] | None = None) -> web
         app.router.add_post(path, bound(handler))
     misc.add_routes(app, service, faults)
     admin.add_routes(app, service, faults)
+    app.router.add_post("/admin/kv", service.handoffs.give)
 
     async def engine(_app: web.Application) -> AsyncIterator[None]:
         async with publishing(service):
             service.runner.start()
             yield
-            await service.runner.stop()
+            await service.handoffs.close()
+        await service.runner.stop()
 
     app.cleanup_ctx.append(engine)
     app[SERVICE] = service

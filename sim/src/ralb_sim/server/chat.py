@@ -14,15 +14,18 @@ from ralb_sim.server.stream import EventStream
 
 async def chat_completions(request: web.Request, service: Service) -> web.StreamResponse:
     """Answer a chat completion."""
-    asked = read_chat(await read_body(request), reasons=service.config.reasoning_share > 0)
-    with service.submit(asked) as job:
+    body = await read_body(request)
+    asked = read_chat(body, reasons=service.config.reasoning_share > 0)
+    leg = await service.handoffs.arrive(request, body, asked.prompts)
+    with service.submit(asked, leg.received) as job:
         if asked.stream:
             return await _stream(request, service, asked, job)
         await job.finish()
-        return await json_answer(request, _whole(service, asked, job), with_load(request, service))
+        kept = service.handoffs.keep(request, asked.prompts[0]) if leg.keep else None
+        return await json_answer(request, _whole(service, asked, job, kept), with_load(request, service))
 
 
-def _whole(service: Service, asked: Generation, job: Job) -> dict[str, Any]:
+def _whole(service: Service, asked: Generation, job: Job, kept: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "id": new_id("chatcmpl"),
         "object": "chat.completion",
@@ -35,7 +38,7 @@ def _whole(service: Service, asked: Generation, job: Job) -> dict[str, Any]:
         "prompt_logprobs": None,
         "prompt_token_ids": None,
         "prompt_text": None,
-        "kv_transfer_params": None,
+        "kv_transfer_params": kept,
         "ec_transfer_params": None,
         "metrics": None,
     }

@@ -21,12 +21,15 @@ MAX_PROMPTS = 256
 
 async def completions(request: web.Request, service: Service) -> web.StreamResponse:
     """Answer a text completion."""
-    asked = read_completion(await read_body(request))
-    with service.submit(asked) as job:
+    body = await read_body(request)
+    asked = read_completion(body)
+    leg = await service.handoffs.arrive(request, body, asked.prompts)
+    with service.submit(asked, leg.received) as job:
         if asked.stream:
             return await _stream(request, service, asked, job)
         await job.finish()
-        return await json_answer(request, _whole(service, asked, job), with_load(request, service))
+        kept = service.handoffs.keep(request, asked.prompts[0]) if leg.keep else None
+        return await json_answer(request, _whole(service, asked, job, kept), with_load(request, service))
 
 
 def read_completion(body: Body) -> Generation:
@@ -98,7 +101,7 @@ def _logprobs(choice: Choice, begin: int, end: int, asked: Generation) -> dict[s
     return None if asked.top_logprobs is None else completion_logprobs(choice.answer, begin, end, asked.top_logprobs)
 
 
-def _whole(service: Service, asked: Generation, job: Job) -> dict[str, Any]:
+def _whole(service: Service, asked: Generation, job: Job, kept: dict[str, Any] | None) -> dict[str, Any]:
     choices = [
         {
             "index": choice.index,
@@ -122,7 +125,7 @@ def _whole(service: Service, asked: Generation, job: Job) -> dict[str, Any]:
         "service_tier": None,
         "system_fingerprint": service.fingerprint,
         "usage": job.usage(),
-        "kv_transfer_params": None,
+        "kv_transfer_params": kept,
         "ec_transfer_params": None,
         "metrics": None,
     }

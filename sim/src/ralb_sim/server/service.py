@@ -20,6 +20,7 @@ from ralb_sim.config import ServerConfig
 from ralb_sim.engine import Engine, EngineRequest, KvLog
 from ralb_sim.server.errors import ApiError, context_overflow, refused_parameter, unknown_model
 from ralb_sim.server.generation import MAX_SEQUENCES, Generation
+from ralb_sim.server.handoff import Handoffs
 from ralb_sim.server.metrics import ServerMetrics
 from ralb_sim.server.runner import EngineRunner
 from ralb_sim.server.ticket import Ticket
@@ -145,6 +146,7 @@ class Service:
         self.kv_log = KvLog() if config.kv_events is not None else None
         engine = Engine(config.engine, self.kv_log)
         self.runner = EngineRunner(engine, self.metrics, config.time_scale)
+        self.handoffs = Handoffs(config.engine.block_size, config.time_scale, sidecar=config.sidecar)
         self.fingerprint = f"vllm-{__version__}-{secrets.token_hex(4)}"
         self.created = int(time.time())
         self._numbers = itertools.count()
@@ -162,8 +164,8 @@ class Service:
             raise unknown_model(name, self.config.names)
         return name
 
-    def submit(self, asked: Generation) -> Job:
-        """Queue what was asked.
+    def submit(self, asked: Generation, received: int = 0) -> Job:
+        """Queue what was asked; `received` prompt tokens are computed already, elsewhere.
 
         Raises:
             ApiError: 404 unknown model, 400 beyond the context window, 503 queue full.
@@ -180,7 +182,7 @@ class Service:
             limit = self._limit(tokens.count(prompt), asked.max_tokens)
             for number in range(asked.n):
                 answer = compose(prompt, self._options(asked, model, limit, asked.salt + number))
-                ticket = self._ticket(prompt, answer, asked, limit, job.changed)
+                ticket = self._ticket(prompt, answer, asked, limit, job.changed, received)
                 job.choices.append(Choice(len(job.choices), ticket, answer))
         self.runner.add(choice.ticket for choice in job.choices)
         return job
@@ -244,7 +246,13 @@ class Service:
         return None
 
     def _ticket(
-        self, prompt: bytes, answer: Answer, asked: Generation, limit: int | None, changed: asyncio.Event
+        self,
+        prompt: bytes,
+        answer: Answer,
+        asked: Generation,
+        limit: int | None,
+        changed: asyncio.Event,
+        received: int = 0,
     ) -> Ticket:
         sequence = prompt + answer.tokens
         request = EngineRequest(
@@ -253,6 +261,7 @@ class Service:
             output_tokens=answer.length,
             block_hashes=tokens.chain_hashes(sequence, self.config.engine.block_size),
             tokens=sequence if self.kv_log is not None else b"",
+            received=received,
         )
         return Ticket(
             request=request,
