@@ -9,7 +9,8 @@
 Imported only where a pool has events: pyzmq and msgpack are not needed otherwise. May not enter: what hits are worth (``place``).
 """
 
+from ralb_extproc.kvevents.shown import KvCollector, rows
 from ralb_extproc.kvevents.subscriber import Subscriber
 from ralb_extproc.kvevents.view import KvView
 
-__all__ = ["KvView", "Subscriber"]
+__all__ = ["KvCollector", "KvView", "Subscriber", "rows"]

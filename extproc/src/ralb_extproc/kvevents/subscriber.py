@@ -43,6 +43,7 @@ _RECONNECT_MS: Final = 200
 _RECONNECT_MAX_MS: Final = 5000
 _TURN_SECONDS: Final = 0.002
 _SHARE: Final = 0.25
+_TICK_SECONDS: Final = 0.1
 _MAX_WARNED: Final = 1000
 MAX_STREAMS: Final = 4096
 
@@ -117,6 +118,7 @@ class Subscriber:
         self._turn = _Turn()
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._streams: dict[tuple[str, int], Stream] = {}
+        self._ticking: asyncio.Task[None] | None = None
         self._warned: set[tuple[str, str]] = set()
         self.gaps: Counter[str] = Counter()
         self.restarts = 0
@@ -145,6 +147,8 @@ class Subscriber:
         for gone in self._tasks.keys() - wanted.keys():
             self._tasks.pop(gone).cancel()
             del self._streams[gone]
+        if self._ticking is None:
+            self._ticking = asyncio.get_running_loop().create_task(self._tick(), name="events matched")
         self._view.follow((s.pool, s.slot, s.generation) for s in wanted.values())
         for new in wanted.keys() - self._tasks.keys():
             stream = self._streams[new] = wanted[new]
@@ -152,13 +156,19 @@ class Subscriber:
 
     async def stop(self) -> None:
         """End all tasks and close their sockets."""
-        tasks = list(self._tasks.values())
+        tasks = [*self._tasks.values(), *([self._ticking] if self._ticking is not None else [])]
         self._tasks.clear()
         self._streams.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._context.destroy(linger=0)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            while self._view.due(now := self._clock()):
+                await self._turn.run(partial(self._view.tick, now))
 
     async def _run(self, stream: Stream) -> None:
         try:

@@ -38,7 +38,7 @@ _MIN_BLOCKS: Final = 1024
 _MAX_PENDING: Final = 4096
 # By then a request's last events have come, should its log record have been faster.
 _SETTLE_SECONDS: Final = 0.2
-_MATCH_PER_TICK: Final = 256
+_MATCH_PER_TICK: Final = 8
 # Requests that must have added blocks without a single event, before a pod counts as silent.
 _SILENT_AFTER: Final = 3
 _ADDED_TOKENS: Final = 256
@@ -88,7 +88,7 @@ class KvView:
     Attributes:
         counts: events by type: stored, removed, cleared, skipped.
         blocks: of these, blocks stored and removed.
-        matches: requests by how matching went: bound, none, ambiguous.
+        matches: requests by how matching went: bound, none, ambiguous, dropped.
         told: blocks the index was told of: held, evicted.
     """
 
@@ -205,18 +205,25 @@ class KvView:
                     view.pool,
                     key.address if key is not None else "a pod",
                 )
-        if outcome.output_tokens is None or not flight.info.prefix.hashes or len(self._pending) >= _MAX_PENDING:
+        if outcome.output_tokens is None or not flight.info.prefix.hashes:
+            return
+        if len(self._pending) >= _MAX_PENDING:
+            self.matches["dropped"] += 1
             return
         first = flight.begun + outcome.ttft if flight.info.stream and outcome.ttft is not None else None
         ended = min(now, flight.begun + outcome.duration) if outcome.duration > 0.0 else now
         served = Served(outcome.input_tokens, outcome.output_tokens, outcome.cached_tokens, flight.begun, first, ended)
         self._pending.append(_Pending(now + _SETTLE_SECONDS, flight, served))
 
+    def due(self, now: float) -> bool:
+        """Whether ``tick`` has something to do."""
+        return bool(self._pending) and self._pending[0].due <= now
+
     def tick(self, now: float) -> None:
-        """Match requests that ended a moment ago; call some times a second."""
+        """Match some requests that ended a moment ago; call it while ``due``, some times a second."""
         pending = self._pending
         for _ in range(_MATCH_PER_TICK):
-            if not pending or pending[0].due > now:
+            if not self.due(now):
                 return
             item = pending.popleft()
             view = self._views.get(item.flight.generation)
