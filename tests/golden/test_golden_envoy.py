@@ -7,6 +7,8 @@ import pytest
 from support_golden import check, dump
 from support_xds import decode_resource
 
+from ralb_api.objects import Strategy
+from ralb_operator.compile.envoy.balancing import Policy
 from ralb_operator.compile.envoy.clusters import PoolCluster, nowhere_cluster, pool_cluster, processor_cluster
 from ralb_operator.compile.envoy.listener import listener
 from ralb_operator.compile.envoy.providers import Provider, provider_resources
@@ -25,9 +27,9 @@ REMOTE = Gateway(
     idle_timeout_s=30.5,
     processor_timeout_s=0.25,
 )
-PODS = PoolCluster("team-a/small", "meta-llama/Llama-3.1-8B", None, 30.0, 1000, 50, 64)
-SERVICE = PoolCluster("team-a/big", "big", ("chat.models.svc", 8000), 0.0, 10, 0, 0)
-PROVIDER = PoolCluster("team-a/cloud", "gpt", None, 0.0, 10, 0, 0, listener="external/team-a/cloud")
+PODS = PoolCluster("team-a/small", "meta-llama/Llama-3.1-8B", None, Policy(slow_start_s=30.0), 1000, 50, 64)
+SERVICE = PoolCluster("team-a/big", "big", ("chat.models.svc", 8000), Policy(picked=False), 10, 0, 0)
+PROVIDER = PoolCluster("team-a/cloud", "gpt", None, Policy(picked=False), 10, 0, 0, listener="external/team-a/cloud")
 OPENAI = Provider(
     pool="team-a/cloud",
     host="api.openai.com",
@@ -53,6 +55,18 @@ RESOURCES: dict[str, Resource] = {
     "pods-cluster-rewriting": pool_cluster(PODS, GATEWAY, rewrite=True),
     "service-cluster": pool_cluster(SERVICE, REMOTE, rewrite=False),
     "service-cluster-rewriting": pool_cluster(SERVICE, REMOTE, rewrite=True),
+    "pods-cluster-session-affinity": pool_cluster(
+        replace(PODS, policy=Policy(Strategy.RING_HASH, bound_percent=125)), GATEWAY, rewrite=False
+    ),
+    "pods-cluster-round-robin": pool_cluster(
+        replace(PODS, policy=Policy(Strategy.ROUND_ROBIN, picked=False, slow_start_s=30.0)), GATEWAY, rewrite=False
+    ),
+    "pods-cluster-ring-hash": pool_cluster(
+        replace(PODS, policy=Policy(Strategy.RING_HASH, picked=False, bound_percent=150)), GATEWAY, rewrite=False
+    ),
+    "pods-cluster-maglev-rewriting": pool_cluster(
+        replace(PODS, policy=Policy(Strategy.MAGLEV, picked=False, bound_percent=100)), GATEWAY, rewrite=True
+    ),
     "provider-outer-cluster": pool_cluster(PROVIDER, GATEWAY, rewrite=False),
     "provider-outer-cluster-rewriting": pool_cluster(PROVIDER, GATEWAY, rewrite=True),
     "provider-listener": provider_resources(OPENAI, GATEWAY)[0],

@@ -6,10 +6,10 @@ view is compiled as if they were not there.
 
 from collections.abc import Mapping
 
-from ralb_api.objects import ModelPool
-from ralb_api.objects.common import seconds
+from ralb_api.objects import ModelPool, Role
 from ralb_api.problems import ObjectKey, Problem
 from ralb_operator.compile.backends import Backing, backends, may_be_elsewhere
+from ralb_operator.compile.envoy.balancing import policy_of
 from ralb_operator.compile.envoy.clusters import PoolCluster, nowhere_cluster, pool_cluster, processor_cluster
 from ralb_operator.compile.envoy.endpoints import assignment
 from ralb_operator.compile.envoy.listener import listener
@@ -58,7 +58,12 @@ def _cluster(key: ObjectKey, pool: ModelPool, backing: Backing) -> PoolCluster:
         pool=key.id,
         model=spec.model.name,
         service=backing.host,
-        slow_start_s=seconds(spec.balancing.slow_start),
+        policy=policy_of(
+            spec.balancing,
+            known=backing.endpoints is not None,
+            # Who computes the prompt must know where the answer is computed.
+            exact=spec.role is Role.DECODE,
+        ),
         max_requests=breaker.max_requests,
         retry_budget_percent=breaker.retry_budget_percent,
         min_retries=breaker.min_retries,

@@ -23,8 +23,6 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     ClusterDiscoveryType,
     ClusterDnsLookupFamily,
     ClusterEdsClusterConfig,
-    LoadBalancingPolicy,
-    LoadBalancingPolicyPolicy,
     OutlierDetection,
 )
 from envoy_data_plane.envoy.config.core.v3 import (
@@ -57,22 +55,15 @@ from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
 )
 from envoy_data_plane.envoy.extensions.filters.http.upstream_codec.v3 import UpstreamCodec
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
-from envoy_data_plane.envoy.extensions.load_balancing_policies.common.v3 import SlowStartConfig
-from envoy_data_plane.envoy.extensions.load_balancing_policies.least_request.v3 import LeastRequest
-from envoy_data_plane.envoy.extensions.load_balancing_policies.override_host.v3 import (
-    OverrideHost,
-    OverrideHostOverrideHostSource,
-)
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptions as UpstreamHttpProtocolOptions,
 )
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptionsExplicitHttpConfig
-from envoy_data_plane.envoy.type.metadata.v3 import MetadataKey, MetadataKeyPathSegment
 
-from ralb_api import headers
+from ralb_operator.compile.envoy.balancing import Policy, policy_config
 from ralb_operator.compile.envoy.endpoints import split_address
 from ralb_operator.compile.envoy.hold import hold_filter
-from ralb_operator.compile.envoy.pack import extension, typed
+from ralb_operator.compile.envoy.pack import typed
 from ralb_operator.view import Gateway
 from ralb_operator.xds.resources import CLUSTER, Resource
 
@@ -96,7 +87,7 @@ class PoolCluster:
         pool: pool id, also the EDS service name and the name under which statistics and ``x-ralb-pool`` know it.
         model: the model's name.
         service: (host, port) behind which something else balances; None = endpoints by EDS, or a listener.
-        slow_start_s: window in seconds.
+        policy: how they choose among the endpoints.
         max_requests, retry_budget_percent, min_retries: circuit breaker.
         listener: internal listener that leads to a provider; "" = none.
     """
@@ -104,7 +95,7 @@ class PoolCluster:
     pool: str
     model: str
     service: tuple[str, int] | None
-    slow_start_s: float
+    policy: Policy
     max_requests: int
     retry_budget_percent: int
     min_retries: int
@@ -132,7 +123,7 @@ class PoolCluster:
 def pool_cluster(spec: PoolCluster, gateway: Gateway, *, rewrite: bool) -> Resource:
     """One of the pool's two clusters."""
     cluster = cluster_pb2.Cluster()
-    cluster.CopyFrom(_template(gateway, spec.slow_start_s, rewrite=rewrite, kind=spec.kind))
+    cluster.CopyFrom(_template(gateway, spec.policy, rewrite=rewrite, kind=spec.kind))
     cluster.name = spec.rewrite_name if rewrite else spec.name
     cluster.alt_stat_name = spec.pool
     known = cluster.metadata.filter_metadata[CLUSTER_METADATA].fields
@@ -168,9 +159,7 @@ def _set_rewrite_model(cluster: cluster_pb2.Cluster, model: str) -> None:
 
 
 @lru_cache(maxsize=64)
-def _template(
-    gateway: Gateway, slow_start_s: float, *, rewrite: bool, kind: ClusterDiscoveryType
-) -> cluster_pb2.Cluster:
+def _template(gateway: Gateway, policy: Policy, *, rewrite: bool, kind: ClusterDiscoveryType) -> cluster_pb2.Cluster:
     """What clusters of different pools have in common, with the places that differ present but empty.
 
     Building one with typed messages takes some milliseconds, which is too long for each of a thousand; filling one in with
@@ -207,29 +196,15 @@ def _template(
             )
         },
     )
-    least_request = _least_request(slow_start_s)
     cluster.type = kind
-    if kind is not ClusterDiscoveryType.EDS:
-        if kind is ClusterDiscoveryType.STRICT_DNS:
-            # Every address found is a replica of its own: IPv6 ones that nobody listens on must not be among them.
-            cluster.dns_lookup_family = ClusterDnsLookupFamily.V4_PREFERRED
-        cluster.load_assignment = assignment_of("", Address())
-        cluster.load_balancing_policy = least_request
-    else:
+    cluster.load_balancing_policy = policy_config(policy)
+    if kind is ClusterDiscoveryType.EDS:
         cluster.eds_cluster_config = ClusterEdsClusterConfig(eds_config=ads())
-        cluster.load_balancing_policy = _policy(
-            "envoy.load_balancing_policies.override_host",
-            OverrideHost(
-                override_host_sources=[
-                    OverrideHostOverrideHostSource(
-                        metadata=MetadataKey(
-                            key=headers.METADATA_LB, path=[MetadataKeyPathSegment(key=headers.METADATA_LB_KEY)]
-                        )
-                    )
-                ],
-                fallback_policy=least_request,
-            ),
-        )
+    else:
+        cluster.load_assignment = assignment_of("", Address())
+    if kind is ClusterDiscoveryType.STRICT_DNS:
+        # Every address found is a replica of its own: IPv6 ones that nobody listens on must not be among them.
+        cluster.dns_lookup_family = ClusterDnsLookupFamily.V4_PREFERRED
     return cluster_pb2.Cluster.FromString(bytes(cluster))
 
 
@@ -313,19 +288,6 @@ def _codec() -> HttpFilter:
 def ads() -> ConfigSource:
     """From the control plane, over the one stream."""
     return ConfigSource(ads=AggregatedConfigSource(), resource_api_version=ApiVersion.V3)
-
-
-def _policy(name: str, config: LeastRequest | OverrideHost) -> LoadBalancingPolicy:
-    return LoadBalancingPolicy(
-        policies=[LoadBalancingPolicyPolicy(typed_extension_config=extension(name, typed(config)))]
-    )
-
-
-def _least_request(slow_start_s: float) -> LoadBalancingPolicy:
-    config = LeastRequest()
-    if slow_start_s > 0:
-        config.slow_start_config = SlowStartConfig(slow_start_window=timedelta(seconds=slow_start_s))
-    return _policy("envoy.load_balancing_policies.least_request", config)
 
 
 def socket_address(host: str, port: int) -> Address:

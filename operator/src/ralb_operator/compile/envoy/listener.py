@@ -55,6 +55,7 @@ from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 
 from ralb_api import headers
 from ralb_operator.compile.envoy import routes
+from ralb_operator.compile.envoy.balancing import hash_filter
 from ralb_operator.compile.envoy.clusters import PROCESSOR
 from ralb_operator.compile.envoy.pack import extension, typed
 from ralb_operator.compile.envoy.replies import local_replies
@@ -79,6 +80,7 @@ def listener(gateway: Gateway) -> Resource:
         http_filters=[
             *usage_filters(gateway.max_body_bytes),
             _processor(gateway),
+            hash_filter(),
             HttpFilter(name="envoy.filters.http.router", typed_config=typed(Router())),
         ],
         access_log=[_access_log()],

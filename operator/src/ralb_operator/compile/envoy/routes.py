@@ -27,6 +27,7 @@ from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import Previ
 
 from ralb.v1.envoy_overlay_pb2 import ClusterWeight, PriorityGroup, PriorityGroupClusterSpecifier
 from ralb_api import headers
+from ralb_operator.compile.envoy.balancing import hash_policy
 from ralb_operator.compile.envoy.clusters import CLUSTER_METADATA, NOWHERE
 from ralb_operator.compile.envoy.pack import extension, overlay, typed
 from ralb_operator.view import Gateway
@@ -58,6 +59,7 @@ def routes(gateway: Gateway) -> Resource:
                 "envoy.router.cluster_specifier_plugin.priority_group", overlay(_SPECIFIER, _specifier())
             )
         ),
+        hash_policy=[hash_policy()],
         retry_policy=RetryPolicy(
             retry_on=_RETRY_ON,
             retriable_status_codes=[429],
