@@ -132,7 +132,8 @@ class PodTable:
             hits = self.prefix_hits(ask.prefix, view, ask.input_tokens)
             if hits is not None:
                 hits *= block[col.HIT_TRUST]
-        return Scene(view, block, self.steady(view, now), hits, ask, now, dice)
+        resident = self.adapters(view, ask.adapter) if ask.adapter else None
+        return Scene(view, block, self.steady(view, now), hits, ask, now, dice, resident)
 
     def slot(self, pool: str, address: str) -> int | None:
         """The slot of an endpoint, or None."""

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ralb_extproc.place.ask import Ask
-from ralb_extproc.place.columns import Floats
+from ralb_extproc.place.columns import Bools, Floats
 from ralb_extproc.place.dice import Dice
 from ralb_extproc.place.load import CAPPED, FAILING, FIT, Steady, capped
 from ralb_extproc.place.views import PoolView
@@ -34,6 +34,7 @@ class Scene:
         ask: the request.
         now: monotonic seconds.
         dice: chance.
+        resident: which pods hold the request's LoRA adapter; None = it asks for none, or no pod is known to.
     """
 
     view: PoolView
@@ -43,6 +44,7 @@ class Scene:
     ask: Ask
     now: float
     dice: Dice
+    resident: Bools | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,6 @@ from ralb_extproc.place.strategy import Scene, Served, Strategy
 from ralb_extproc.place.views import PoolView
 
 _ABSENT: Final = 0.5
-_ADAPTERS: Final = 64  # adapters remembered, each with the pods that were sent it
-_RESIDENT_SECONDS: Final = 300.0
 
 
 class WeightedRoundRobin(Strategy):
@@ -40,7 +38,6 @@ class WeightedRoundRobin(Strategy):
         self._deadline = PerSlot()
         self._stride = PerSlot(1.0)  # 1 / weight as last computed
         self._turn = 0.0
-        self._sent: dict[str, PerSlot] = {}  # adapter -> when each pod was last sent it
 
     def costs(self, scene: Scene) -> Floats:
         """See ``Strategy.costs``: how far away each pod's deadline would be."""
@@ -57,11 +54,8 @@ class WeightedRoundRobin(Strategy):
         out *= (1.0 + waiting) / (1.0 + float(waiting.mean()))
         out *= scene.steady.factor
         np.reciprocal(out, out=out)
-        sent = self._sent.get(scene.ask.adapter) if scene.ask.adapter else None
-        if sent is not None:
-            resident = sent.of(scene.view) > scene.now - _RESIDENT_SECONDS
-            if resident.any():
-                out[~resident] *= _ABSENT
+        if scene.resident is not None:
+            out[~scene.resident] *= _ABSENT
         return out
 
     def placed(self, view: PoolView, slot: int, ask: Ask, now: float) -> None:
@@ -69,12 +63,6 @@ class WeightedRoundRobin(Strategy):
         start = max(self._deadline[slot], self._turn)
         self._deadline[slot] = start + self._stride[slot]
         self._turn = start
-        if ask.adapter:
-            sent = self._sent.pop(ask.adapter, None) or PerSlot(-np.inf)
-            if len(self._sent) >= _ADAPTERS:
-                del self._sent[next(iter(self._sent))]
-            self._sent[ask.adapter] = sent
-            sent[slot] = now
 
     def finished(self, slot: int, served: Served, now: float) -> None:
         """See ``Strategy.finished``."""
@@ -84,5 +72,3 @@ class WeightedRoundRobin(Strategy):
         """See ``Strategy.forget``."""
         self._paces.forget(slot)
         self._deadline.forget(slot)
-        for sent in self._sent.values():
-            sent.forget(slot)
