@@ -134,6 +134,7 @@ def placement_record(placement: Placement) -> dict[str, Any]:
         "considered": placement.considered,
         "reason": placement.reason,
         "strategy": placement.strategy,
+        **({"spilled": dict(zip(("from", "to"), placement.spilled, strict=True))} if placement.spilled else {}),
         **({"handoff": handoff_record(placement.handoff)} if placement.handoff is not None else {}),
     }
 
@@ -178,10 +179,17 @@ def explanation(decision: Decision) -> str:
     text = (
         f"intent {understanding.intent}, complexity {understanding.complexity:.2f} "
         f"(confidence {understanding.confidence:.2f}: {reasons or 'nothing special'}); {rule}; "
-        f"pool {first.pool} pod {first.endpoint or 'by Envoy'} of {placement.considered} "
+        f"{_overflow(placement)}pool {first.pool} pod {first.endpoint or 'by Envoy'} of {placement.considered} "
         f"by {placement.strategy} ({placement.reason}, prefix hit {placement.prefix_hit:.0%}{_prefilled(placement.handoff)})"
     )
     return text.encode("ascii", "replace").decode()[:_EXPLANATION_LIMIT]
+
+
+def _overflow(placement: Placement) -> str:
+    if placement.spilled is None:
+        return ""
+    saturated, other = placement.spilled
+    return f"{saturated} is saturated and {other} takes it; "
 
 
 def _prefilled(handoff: Handoff | None) -> str:

@@ -73,6 +73,9 @@ class Telemetry:
         self._refused = counter("ralb_refused", "Requests the processor answered with an error, by its code.", "code")
         self._decisions = counter("ralb_decisions", "Routing decisions.", "policy", "rule", "tier", "pool")
         self._placements = counter("ralb_placements", "Placements by what decided them.", "reason")
+        self._spilled = counter(
+            "ralb_spilled", "Requests that a saturated tier left to another.", "from_tier", "to_tier"
+        )
         self._attempts = counter("ralb_attempts", "Upstream tries, by the pool of the last.", "pool")
         self._failures = counter("ralb_failures", "Requests whose last try failed, by why.", "pool", "reason")
         self._aborts = counter("ralb_client_aborts", "Requests whose client went away first.", "pool")
@@ -121,6 +124,10 @@ class Telemetry:
         """Note a decision: ids, the pool of the first attempt, and the placement's reason."""
         self._decisions(policy, rule, tier, pool).inc()
         self._placements(reason).inc()
+
+    def spilled(self, from_tier: str, to_tier: str) -> None:
+        """Note that a saturated tier's request goes to another; ids."""
+        self._spilled(from_tier, to_tier).inc()
 
     def handed_over(self, pool: str, handoff: Handoff, seconds: float | None) -> None:
         """Note who computed the prompt of a request for a Decode pool, and how long that took if we asked."""
