@@ -2,7 +2,7 @@
 
 Without the engine's tokenizer a run's tokens say nothing about a prompt's text. But the answer's usage gives exact counts, and
 they fix the run: it begins where the cached tokens end and has as many blocks as prompt and answer fill beyond them. (The last
-token of an answer is never computed, so both ends of that uncertainty are allowed.) When that leaves several runs, the time at
+token of an answer need not be computed, so it may count or not.) When that leaves several runs, the time at
 which the prompt was done decides, if it does so clearly; if not, nothing is learned. A wrong match makes some expected hits wrong
 until the blocks are gone; it is corrected as all expectations are, by what answers report as cached.
 """
@@ -29,7 +29,7 @@ class Served:
         cached: prompt tokens found in the cache; None if the server did not say.
         begun: when it was placed, monotonic seconds.
         first_token: when the first token came; None if not known.
-        ended: when the answer ended, or nearly; used if the first token's time is not known.
+        ended: when the answer ended.
     """
 
     input: int
@@ -54,31 +54,41 @@ def prompt_blocks(served: Served, run: Run) -> int:
     return max(0, served.input // run.block_size - skipped_blocks(served, run))
 
 
-def find(runs: Iterable[Run], served: Served) -> Run | None:
-    """The run a request added; None if none fits.
+def find(runs: Iterable[Run], served: Served) -> tuple[Run, int] | None:
+    """The run a request added, or began, and its length in blocks; None if none fits.
 
     Raises:
         Ambiguous: several do, and none clearly better.
     """
-    fitting = [(_distance(run, served), run) for run in runs if _fits(run, served)]
-    fitting = sorted((pair for pair in fitting if pair[0] <= _FAR), key=lambda pair: pair[0])
+    fitting: list[tuple[float, Run, int]] = []
+    for run in runs:
+        for length in _lengths(run, served):
+            if _fits(run, length, served):
+                fitting.append((_distance(run, length, served), run, length))
+                break
+    fitting = sorted((each for each in fitting if each[0] <= _FAR), key=lambda each: each[0])
     if not fitting:
         return None
     if len(fitting) > 1 and fitting[0][0] > _CLEAR * fitting[1][0]:
         raise Ambiguous
-    return fitting[0][1]
+    return fitting[0][1:]
 
 
-def _fits(run: Run, served: Served) -> bool:
-    skipped = skipped_blocks(served, run)
-    if run.first < served.begun - _EARLY or (run.parent is None) != (skipped == 0):
+def _lengths(run: Run, served: Served) -> tuple[int, ...]:
+    """Blocks a request adds; two possible numbers if its end is at the edge of a block."""
+    total, skipped = served.input + served.output, skipped_blocks(served, run)
+    least, most = (total - 1) // run.block_size - skipped, total // run.block_size - skipped
+    return (least,) if least == most else (most, least)
+
+
+def _fits(run: Run, length: int, served: Served) -> bool:
+    if length < 1 or run.first < served.begun - _EARLY or (run.parent is None) != (skipped_blocks(served, run) == 0):
         return False
-    total = served.input + served.output
-    length = len(run.hashes) + skipped
-    return length in ((total - 1) // run.block_size, total // run.block_size)
+    # What follows in the run must be of a later turn, and so come after the end.
+    return run.ends(length) and run.reached(length + 1) >= served.ended - _EARLY
 
 
-def _distance(run: Run, served: Served) -> float:
+def _distance(run: Run, length: int, served: Served) -> float:
     if served.first_token is None:
-        return abs(served.ended - run.last)
-    return abs(served.first_token - run.reached(max(1, prompt_blocks(served, run))))
+        return abs(served.ended - run.reached(length))
+    return abs(served.first_token - run.reached(min(length, max(1, prompt_blocks(served, run)))))

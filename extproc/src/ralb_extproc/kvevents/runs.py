@@ -1,13 +1,16 @@
 """What one pod's cache holds, as its events tell: the blocks, and the runs of blocks that single requests added.
 
 A request stores its prompt in one or a few events and then one block every few answer tokens, each event continuing the last;
-so a run of blocks that continue one another without a long pause is one request's. Its length, and when it reached a length, are
-what it is recognised by (``match``).
+so a run of blocks that continue one another without a long pause is one request's, or that of a conversation whose next turn came
+before the last one's end was known here. Where its events end, and when they came, is how a request is recognised (``match``).
 
 Bounds: blocks at a share given by the owner (100 bytes each; beyond it new ones are not tracked); runs at ``MAX_RUNS``, and they
-as well as answers at ``MAX_RUN_BLOCKS`` blocks together per pod (8 bytes each, their numbers being shared with the blocks).
+as well as answers at ``MAX_RUN_BLOCKS`` blocks together per pod (some 20 bytes each, their numbers being shared with the blocks).
 """
 
+import math
+from array import array
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,31 +21,53 @@ MAX_RUNS: Final = 512
 MAX_RUN_BLOCKS: Final = 65_536
 # Longer than it takes a slow pod to write one block's worth of answer.
 IDLE_SECONDS: Final = 5.0
-_MAX_STEPS: Final = 64
 
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """Blocks that one request most likely added.
+    """Blocks that one request most likely added, or several of one conversation in a row.
 
     Attributes:
         parent: hash of the block before the first; None at the beginning of a prompt.
         block_size: tokens per block.
-        first, last: when the first and last event came, monotonic seconds.
         hashes: of the blocks.
-        steps: (blocks so far, when), of the first events.
+        counts, times: of every event, the blocks with it and when it came, monotonic seconds.
     """
 
     parent: int | None
     block_size: int
-    first: float
-    last: float
     hashes: list[int] = field(default_factory=list)
-    steps: list[tuple[int, float]] = field(default_factory=list)
+    counts: "array[int]" = field(default_factory=lambda: array("I"))
+    times: "array[float]" = field(default_factory=lambda: array("d"))
+
+    @property
+    def first(self) -> float:
+        """When the first event came."""
+        return self.times[0]
 
     def reached(self, blocks: int) -> float:
-        """When it had so many blocks; as far as remembered."""
-        return next((at for count, at in self.steps if count >= blocks), self.last)
+        """When it had so many blocks; infinity if it has fewer."""
+        at = bisect_left(self.counts, blocks)
+        return self.times[at] if at < len(self.times) else math.inf
+
+    def ends(self, blocks: int) -> bool:
+        """Whether an event ended with so many blocks."""
+        at = bisect_left(self.counts, blocks)
+        return at < len(self.counts) and self.counts[at] == blocks
+
+    def extend(self, hashes: tuple[int, ...], now: float) -> None:
+        """Blocks followed."""
+        self.hashes.extend(hashes)
+        self.counts.append(len(self.hashes))
+        self.times.append(now)
+
+    def rest(self, blocks: int) -> "Run | None":
+        """What follows so many blocks, as a run of its own; None if nothing does."""
+        if blocks >= len(self.hashes):
+            return None
+        at = bisect_right(self.counts, blocks)
+        counts = array("I", (count - blocks for count in self.counts[at:]))
+        return Run(self.hashes[blocks - 1], self.block_size, self.hashes[blocks:], counts, self.times[at:])
 
 
 class Chains:
@@ -124,19 +149,27 @@ class Chains:
         self.untracked = 0
         self.whole = whole
 
-    def claim(self, run: Run, prompt: int) -> tuple[int, ...]:
-        """A run was given to its request: what continues it is another's.
+    def claim(self, run: Run, prompt: int, length: int) -> tuple[int, ...]:
+        """A request was found to have added a run, or its beginning: what follows is another's.
 
         Args:
             run: one of ``runs``.
             prompt: how many of its blocks are the prompt's.
+            length: how many are the request's.
 
         Returns:
             The blocks of the earlier answer that the run continues, if it does: they are prompt now.
         """
-        self._runs.remove(run)
+        at = self._runs.index(run)
         self._let_go(run)
-        answer = tuple(run.hashes[prompt:])
+        rest = run.rest(length)
+        if rest is None:
+            del self._runs[at]
+        else:
+            self._runs[at] = rest
+            self._tails[rest.hashes[-1]] = rest
+            self._run_blocks += len(rest.hashes)
+        answer = tuple(run.hashes[prompt:length])
         if answer:
             self._answer_blocks += len(answer) - len(self._answers.pop(answer[-1], ()))
             self._answers[answer[-1]] = answer
@@ -145,16 +178,13 @@ class Chains:
         return () if run.parent is None else self._answers.get(run.parent, ())
 
     def _extend(self, event: Stored, now: float) -> None:
-        run = self._tails.pop(event.parent, None) if event.parent is not None else None
-        if run is None or now - run.last > IDLE_SECONDS or run.block_size != event.block_size:
-            if run is not None:
-                self._tails[run.hashes[-1]] = run
-            run = Run(event.parent, event.block_size, now, now)
+        run = self._tails.get(event.parent) if event.parent is not None else None
+        if run is None or now - run.times[-1] > IDLE_SECONDS or run.block_size != event.block_size:
+            run = Run(event.parent, event.block_size)
             self._runs.append(run)
-        run.hashes.extend(event.hashes)
-        run.last = now
-        if len(run.steps) < _MAX_STEPS:
-            run.steps.append((len(run.hashes), now))
+        else:
+            del self._tails[run.hashes[-1]]
+        run.extend(event.hashes, now)
         self._tails[run.hashes[-1]] = run
         self._run_blocks += len(event.hashes)
         while len(self._runs) > MAX_RUNS or (self._run_blocks > MAX_RUN_BLOCKS and self._runs):

@@ -37,7 +37,7 @@ MAX_ENDS: Final = 1 << 18
 _MIN_BLOCKS: Final = 1024
 _MAX_PENDING: Final = 4096
 # By then a request's last events have come, should its log record have been faster.
-_SETTLE_SECONDS: Final = 0.2
+_SETTLE_SECONDS: Final = 0.5
 _MATCH_PER_TICK: Final = 8
 # Requests that must have added blocks without a single event, before a pod counts as silent.
 _SILENT_AFTER: Final = 3
@@ -232,17 +232,18 @@ class KvView:
 
     def _match(self, view: PodView, item: _Pending) -> None:
         try:
-            run = find(view.chains.runs, item.served)
+            found = find(view.chains.runs, item.served)
         except Ambiguous:
             self.matches["ambiguous"] += 1
             return
-        if run is None:
+        if found is None:
             self.matches["none"] += 1
             return
+        run, length = found
         self.matches["bound"] += 1
         served = item.served
-        count = prompt_blocks(served, run)
-        earlier = view.chains.claim(run, count)
+        count = min(length, prompt_blocks(served, run))
+        earlier = view.chains.claim(run, count, length)
         blocks = (*earlier, *run.hashes[:count])
         begin = max(0, skipped_blocks(served, run) - len(earlier))
         prefix, bindings = item.flight.info.prefix, self._bindings[view.pool]
