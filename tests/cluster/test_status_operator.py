@@ -10,6 +10,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from support_cluster import ControlPlane, running_control_plane
 from support_cluster_fixtures import REPOSITORY
+from support_kubelet import FakeKubelet
 from support_net import wait_until
 from support_replica import (
     Objects,
@@ -17,8 +18,10 @@ from support_replica import (
     policy_to,
     running_replica,
     served,
+    served_by_pods,
     tier_of,
 )
+from support_snapshots import trouble
 
 BAD = "refused.example.com"
 
@@ -71,6 +74,51 @@ async def test_from_nothing_to_programmed_and_what_an_edit_brings(objects: Objec
             assert (await objects.conditions("ModelPool", "q"))["Programmed"]["status"] == "True"
             await envoy.release()
             await objects.until("ModelPool", "p", "Programmed", "True")
+
+
+async def test_what_processors_cannot_read_of_a_pool_s_metrics_is_on_the_pool(
+    objects: Objects, fake_kubelet: FakeKubelet, tmp_path: Path
+) -> None:
+    pool = f"{objects.namespace}/p"
+    series = "vllm:kv_cache_usage_perc"
+    async with (
+        running_replica(objects.plane, objects.namespace, tmp_path, "a") as first,
+        running_replica(objects.plane, objects.namespace, tmp_path, "b") as second,
+    ):
+        leader, follower = (first, second) if first.leading else (second, first)
+        await wait_until(lambda: leader.leading)
+        await fake_kubelet.pod(objects.namespace, "p-0", labels={"app": "p"})
+        await objects.apply("ModelPool", "p", served_by_pods("p"))
+        async with connected_gateway(leader, "gw-a") as (_, near):
+            async with connected_gateway(follower, "gw-b") as (_, far):
+                await objects.until("ModelPool", "p", "Programmed", "True")
+                assert "MetricsAvailable" not in await objects.conditions("ModelPool", "p")
+                await near.tell()
+                await far.tell(trouble(pool, 1, 1, "p-0", series=series))
+                condition = await objects.until("ModelPool", "p", "MetricsAvailable", "False", "MissingSeries")
+                assert condition["message"].startswith(f"1 of 1 pods do not publish {series}: p-0.")
+
+                async def warned() -> bool:
+                    return ("Warning", "MissingSeries", "MetricsAvailable") in await objects.events("p")
+
+                await wait_until(warned)
+                await near.tell(trouble(pool, 1, 1, "p-0", error="timeout"))
+                await far.tell()
+                await objects.until("ModelPool", "p", "MetricsAvailable", "False", "Unreadable")
+                await near.tell()
+                await objects.until("ModelPool", "p", "MetricsAvailable", "True", "Available")
+                await far.tell(trouble(pool, 1, 1, "p-0", series=series))
+                await objects.until("ModelPool", "p", "MetricsAvailable", "False", "MissingSeries")
+            # The one that told is gone, and what it told with it.
+            await objects.until("ModelPool", "p", "MetricsAvailable", "True", "Available")
+        await objects.until("ModelPool", "p", "MetricsAvailable", "Unknown", "NoGateway")
+        await objects.apply("ModelPool", "p", served_by_pods("p", engine="Generic"))
+
+        async def gone() -> bool:
+            found = await objects.conditions("ModelPool", "p")
+            return "Accepted" in found and "MetricsAvailable" not in found
+
+        await wait_until(gone, what="nobody expects metrics of a Generic pool")
 
 
 async def test_a_pool_that_was_made_anew_is_another_one(objects: Objects, tmp_path: Path) -> None:

@@ -187,6 +187,11 @@ def served(host: str = "model.example.com") -> dict[str, Any]:
     return {"model": {"name": "m", "contextWindow": 8192}, "backend": {"service": {"host": host, "port": 8000}}}
 
 
+def served_by_pods(app: str, engine: str = "vLLM") -> dict[str, Any]:
+    """Spec of a pool of the pods labelled ``app``."""
+    return {"model": {"name": "m"}, "backend": {"pods": {"selector": {"matchLabels": {"app": app}}, "engine": engine}}}
+
+
 def tier_of(*pools: str) -> dict[str, Any]:
     return {"level": 1, "pools": [{"name": name} for name in pools]}
 

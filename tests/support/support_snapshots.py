@@ -12,6 +12,14 @@ def snapshot(version: str, *pools: str) -> snapshot_pb2.Snapshot:
     return snapshot_pb2.Snapshot(version=version, pools=[snapshot_pb2.Pool(id=pool, cluster=pool) for pool in pools])
 
 
+def trouble(
+    pool: str, pods: int, of: int, *examples: str, series: str = "", error: str = ""
+) -> snapshot_pb2.PoolMetrics:
+    """One thing amiss with a pool's pods, as a processor tells it."""
+    amiss = snapshot_pb2.MetricsTrouble(series=series, error=error, pods=pods, examples=examples)
+    return snapshot_pb2.PoolMetrics(pool=pool, pods=of, troubles=[amiss])
+
+
 class SnapshotClient:
     """Watches and answers.
 
@@ -56,6 +64,11 @@ class SnapshotClient:
     @property
     def ended(self) -> bool:
         return self._task is not None and self._task.done()
+
+    async def tell(self, *pools: snapshot_pb2.PoolMetrics) -> None:
+        """Report what cannot be read of pods' metrics."""
+        report = snapshot_pb2.MetricsReport(pools=pools)
+        await self._call.write(snapshot_pb2.WatchRequest(node_id=self.node, version=self.version, metrics=report))
 
     async def code(self) -> grpc.StatusCode:
         return await self._call.code()

@@ -151,7 +151,8 @@ _ENDPOINTS: Schema = {
 # metav1.Condition in full.
 _CONDITIONS: Schema = {
     "description": "conditions say how the object fares: Accepted (valid), ResolvedRefs (what it names exists), Programmed "
-    "(in the gateway's configuration) and, for pools, Ready (a replica can take requests).",
+    "(in the gateway's configuration) and, for pools, Ready (a replica can take requests) and, once something was amiss with "
+    "it, MetricsAvailable (what placement needs is read from the replicas).",
     "type": "array",
     "maxItems": 8,
     "x-kubernetes-list-type": "map",

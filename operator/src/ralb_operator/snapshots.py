@@ -15,6 +15,7 @@ import grpc
 
 from ralb.v1 import snapshot_pb2, snapshot_pb2_grpc
 from ralb_operator.progress import Progress
+from ralb_operator.troubles import Trouble, told
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class ProcessorStatus:
         refused: newest version it refused, empty if it took the last one.
         error: why it refused, in its own words.
         settled: it has answered the newest snapshot.
+        troubles: what it cannot read of pods' metrics; None while it has not told.
     """
 
     node: str
@@ -42,6 +44,7 @@ class ProcessorStatus:
     refused: str
     error: str
     settled: bool
+    troubles: tuple[Trouble, ...] | None = None
 
 
 class _Session:
@@ -55,6 +58,7 @@ class _Session:
         self.done = ""
         self.refused = ""
         self.error = ""
+        self.troubles: tuple[Trouble, ...] | None = None
         self.wake = asyncio.Event()
         self.closing = False
 
@@ -136,7 +140,7 @@ class SnapshotServer(snapshot_pb2_grpc.SnapshotServiceServicer):
     def processors(self) -> tuple[ProcessorStatus, ...]:
         """Every connected processor, by node id, oldest stream first."""
         return tuple(
-            ProcessorStatus(s.node, s.since, s.version, s.refused, s.error, s.done == self.version)
+            ProcessorStatus(s.node, s.since, s.version, s.refused, s.error, s.done == self.version, s.troubles)
             for s in sorted(self._sessions, key=lambda s: (s.node, s.since))
         )
 
@@ -162,6 +166,8 @@ class SnapshotServer(snapshot_pb2_grpc.SnapshotServiceServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"node_id must have 1 to {_MAX_TEXT} characters")
         session = _Session(first.node_id, first.version[:_MAX_TEXT], self._clock())
         session.closing = self._closing
+        if first.HasField("metrics"):
+            session.troubles = told(first.metrics)
         self._sessions.add(session)
         reader = asyncio.create_task(self._read(session, requests))
         writer = asyncio.create_task(self._write(session, context))
@@ -179,6 +185,10 @@ class SnapshotServer(snapshot_pb2_grpc.SnapshotServiceServicer):
 
     async def _read(self, session: _Session, requests: AsyncIterator[snapshot_pb2.WatchRequest]) -> None:
         async for request in requests:
+            if request.HasField("metrics"):
+                session.troubles = told(request.metrics)
+                self.progress.made()
+                continue
             session.version = request.version[:_MAX_TEXT]
             sent, session.unanswered = session.unanswered, ""
             if not sent:

@@ -24,9 +24,19 @@ from ralb_operator.cluster.reports import (
     encode,
     lease,
 )
+from ralb_operator.troubles import Trouble
 
 words = st.text(st.characters(codec="utf-8"), max_size=60)
 names = st.from_regex(r"[a-z0-9-]{1,40}", fullmatch=True)
+troubles = st.builds(
+    Trouble,
+    pool=names,
+    series=names,
+    error=st.sampled_from(("", "timeout")),
+    pods=st.integers(0, 9),
+    of=st.integers(0, 9),
+    examples=st.lists(names, max_size=3).map(tuple),
+)
 reports = st.builds(
     Report,
     replica=names,
@@ -40,6 +50,8 @@ reports = st.builds(
     shared=words,
     snapshot_refused=words,
     held=words,
+    heard=st.integers(0, 9),
+    troubles=st.lists(troubles, max_size=9).map(tuple),
 )
 
 
@@ -51,6 +63,7 @@ def test_what_is_written_is_read(report: Report) -> None:
     assert read.late == report.late[:16]
     assert read.late_count == report.late_count
     assert [name for name, _ in read.refused] == [name for name, _ in report.refused]
+    assert (read.heard, read.troubles) == (report.heard, report.troubles)
     assert decode(encode(read)) == read
 
 
@@ -69,6 +82,18 @@ def test_too_much_to_tell() -> None:
     assert read.settled == "", "whoever leaves objects out must not say that all is well"
 
 
+def test_troubles_leave_room_for_refusals() -> None:
+    many = tuple(Trouble(f"ns/{i:0200}", "s" * 128, "", 1, 2, ("n" * 253,) * 3) for i in range(256))
+    refused = tuple((f"ModelPool ns/{i}", "w" * 100) for i in range(100))
+    text = encode(Report("a", "e", "s", refused=refused, troubles=many))
+    read = decode(text)
+    assert len(text.encode()) <= MAX_BYTES
+    assert read is not None
+    assert len(read.refused) == 100
+    assert 0 < len(read.troubles) < 256
+    assert read.settled == "s"
+
+
 junk = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
@@ -76,7 +101,7 @@ junk = st.recursive(
 )
 
 
-@given(junk, st.sampled_from(("envoys", "late", "refused", "held", "lateCount", "edition", "replica")))
+@given(junk, st.sampled_from(("envoys", "late", "refused", "held", "lateCount", "edition", "replica", "troubles")))
 def test_anything_in_the_annotation_is_borne(value: Any, name: str) -> None:
     import orjson
 

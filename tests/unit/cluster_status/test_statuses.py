@@ -24,7 +24,7 @@ LATER = NOW + timedelta(minutes=1)
 POOL = ObjectKey("ModelPool", "ns", "p")
 TIER = ObjectKey("ModelTier", "ns", "t")
 
-TYPES = ("Accepted", "ResolvedRefs", "Programmed", "Ready")
+TYPES = ("Accepted", "ResolvedRefs", "Programmed", "Ready", "MetricsAvailable")
 said = st.builds(
     Said,
     type=st.sampled_from(TYPES),
@@ -144,7 +144,7 @@ def test_an_object_that_became_invalid_loses_what_can_not_be_said_any_more() -> 
         (2, 2),
     )
     bad = Status((Condition(ConditionType.ACCEPTED, False, Reason.INVALID, "spec: no"),))
-    old = render(POOL, {}, wanted(good, IN_FORCE, 1, "x"), NOW)
+    old = render(POOL, {}, wanted(good, IN_FORCE, 1, "x", ("True", "Available", "m")), NOW)
     assert old is not None
     assert [item["type"] for item in old["conditions"]] == list(TYPES)
     new = render(POOL, old, wanted(bad, Verdict("False", "NotAccepted", "no"), 2, "x"), LATER)

@@ -3,7 +3,7 @@ import asyncio
 import grpc
 import pytest
 from support_net import wait_until
-from support_snapshots import SnapshotClient, snapshot
+from support_snapshots import SnapshotClient, snapshot, trouble
 
 from ralb_operator.snapshots import MAX_SNAPSHOT_BYTES, SnapshotServer
 
@@ -129,3 +129,23 @@ async def test_closing_ends_streams_and_refuses_new_ones(plane):
     async with SnapshotClient(plane.address) as late:
         await wait_until(lambda: late.ended)
         assert await late.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_what_a_processor_cannot_read_is_no_answer_to_a_snapshot(plane):
+    plane.snapshots.set(snapshot("v1"))
+    async with SnapshotClient(plane.address) as client:
+        await plane.snapshots.wait_acked("v1", 5)
+        assert plane.snapshots.processors()[0].troubles is None
+        client.hold = True
+        plane.snapshots.set(snapshot("v2"))
+        await wait_until(lambda: client.received[-1] == "v2")
+        await client.tell(trouble("ns/p", 2, 3, "a", "b", series="vllm:num_requests_waiting"))
+        await wait_until(lambda: plane.snapshots.processors()[0].troubles)
+        (found,) = plane.snapshots.processors()[0].troubles
+        assert (found.pool, found.series, found.pods, found.of) == ("ns/p", "vllm:num_requests_waiting", 2, 3)
+        assert plane.snapshots.late("v2") == ("processor-1",)
+        assert plane.snapshots.refusals == 0
+        await client.release()
+        assert await plane.snapshots.wait_acked("v2", 5) == ()
+        await client.tell()
+        await wait_until(lambda: plane.snapshots.processors()[0].troubles == ())

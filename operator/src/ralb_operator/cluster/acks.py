@@ -7,6 +7,7 @@ publication without the refused pool, which is what ``again`` is for.
 
 import asyncio
 from collections.abc import Callable
+from itertools import chain
 from typing import Final
 
 from ralb_operator.cluster.programmed import MAX_WORDS, Report, printable
@@ -15,6 +16,7 @@ from ralb_operator.control import Applied, ControlPlane
 from ralb_operator.progress import Progress
 from ralb_operator.publish import Outcome
 from ralb_operator.quarantine import REFUSES, pool_of
+from ralb_operator.troubles import merged
 from ralb_operator.xds.subscription import Nack
 
 MAX_LATE: Final = 16
@@ -56,8 +58,10 @@ class Acks:
         late = [node for node, complete in envoys if not complete]
         late += [processor.node for processor in processors if not processor.settled]
         applied, held = self._applied, ""
+        heard = [processor.troubles for processor in processors if processor.troubles is not None]
+        troubles = merged(chain.from_iterable(heard))
         if applied is None:
-            return Report(self._replica, envoys=len(envoys), processors=len(processors))
+            return Report(self._replica, envoys=len(envoys), processors=len(processors), heard=len(heard))
         nacks = self._plane.publisher.nacks()
         if applied.report.outcome is Outcome.HELD:
             held = "gateways refuse " + (_subject(nacks[0]) if nacks else "part of their configuration")
@@ -81,6 +85,8 @@ class Acks:
             printable(shared[0], MAX_WORDS) if shared else "",
             printable(unread[0], MAX_WORDS) if unread else "",
             held,
+            len(heard),
+            troubles,
         )
 
     async def follow(self, notify: Callable[[], None]) -> None:

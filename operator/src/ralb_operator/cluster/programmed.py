@@ -16,7 +16,9 @@ from typing import Final
 import xxhash
 
 from ralb_api.problems import ObjectKey
+from ralb_operator.cluster.scraping import NOT_TOLD, Scraping
 from ralb_operator.compile import ConditionType, Status
+from ralb_operator.troubles import Trouble
 
 PROGRAMMED: Final = "Programmed"
 
@@ -50,6 +52,8 @@ class Report:
         shared: Envoy's words about something that belongs to no pool, such as the listener; "" if there are none.
         snapshot_refused: a processor's words about the snapshot; "" if there are none.
         held: why processors are not shown the snapshot; "" if they are.
+        heard: how many of the processors have told what they cannot read of pods' metrics.
+        troubles: what that is.
     """
 
     replica: str
@@ -64,6 +68,8 @@ class Report:
     shared: str = ""
     snapshot_refused: str = ""
     held: str = ""
+    heard: int = 0
+    troubles: tuple[Trouble, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +155,14 @@ class World:
         reports: of all replicas that are alive, the own one included.
         used: objects in the published snapshot.
         deserted: nobody has been connected for so long that this is worth telling of objects that were in force.
+        scraping: what is known of pods' metrics.
     """
 
     history: History
     reports: Sequence[Report]
     used: frozenset[ObjectKey]
     deserted: bool = False
+    scraping: Scraping = NOT_TOLD
 
 
 def used_objects(snapshot: object) -> frozenset[ObjectKey]:

@@ -12,15 +12,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from ralb.v1.snapshot_pb2 import Engine
 from ralb_api.objects import Object
 from ralb_api.problems import ObjectKey, Problem, Severity
-from ralb_operator.cluster import events, writer
+from ralb_operator.cluster import events, scraping, writer
 from ralb_operator.cluster.acks import Acks
 from ralb_operator.cluster.client import ApiClient
 from ralb_operator.cluster.lease import Elector, Timing
 from ralb_operator.cluster.programmed import History, Report, World, judge, used_objects
 from ralb_operator.cluster.reports import Owner, Peers, ReportWriter
-from ralb_operator.cluster.statuses import is_unknown, transitions, wanted, was_programmed
+from ralb_operator.cluster.statuses import is_unknown, own_conditions, transitions, wanted, was_programmed
 from ralb_operator.cluster.store import Entry, Store
 from ralb_operator.compile import Result, Status
 from ralb_operator.control import Applied, ControlPlane
@@ -72,6 +73,7 @@ class _Seen:
     problems: tuple[Problem, ...]
     used: frozenset[ObjectKey]
     edition: str
+    scraped: frozenset[ObjectKey]
 
 
 class Reporter:
@@ -151,7 +153,7 @@ class Reporter:
         generations = {key: (obj.metadata.uid, obj.metadata.generation) for key, obj in objects.items()}
         used = used_objects(applied.result.snapshot)
         edition = self._history.add(generations, used)
-        self._last = _Seen(applied.result, objects, view.problems, used, edition)
+        self._last = _Seen(applied.result, objects, view.problems, used, edition, _scraped(applied.result))
         self.acks.applied(applied, edition)
         self._able.set()
         self._heard()
@@ -224,7 +226,13 @@ class Reporter:
         if last is None or not self.elector.leading:
             return self.settings.resync
         world = self._world(last, now)
-        circumstances = (last.edition, last.used, world.deserted, *(_bearing(report) for report in world.reports))
+        circumstances = (
+            last.edition,
+            last.used,
+            last.scraped,
+            world.deserted,
+            *(_bearing(report) for report in world.reports),
+        )
         if circumstances != self._circumstances or now - self._full_at >= self.settings.resync:
             self._circumstances, self._full_at = circumstances, now
             self._judged.clear()
@@ -263,7 +271,11 @@ class Reporter:
                 return until
         else:
             self._held.pop(key, None)
-        want = wanted(status, verdict, generation, last.result.snapshot.version)
+        metrics = None
+        if key in last.scraped:
+            before = own_conditions(key, entry.status).get(scraping.METRICS_AVAILABLE)
+            metrics = scraping.judge(key, world.scraping, before)
+        want = wanted(status, verdict, generation, last.result.snapshot.version, metrics)
         self.writer.offer(writer.Target(key, entry.uid, entry.version, entry.status, want))
         return None
 
@@ -275,7 +287,8 @@ class Reporter:
             self._deserted_since = now
         since = self._deserted_since
         deserted = since is not None and now - since >= self.settings.desertion
-        return World(self._history, reports, last.used, deserted)
+        told = [(report.troubles, report.processors, report.heard) for report in reports]
+        return World(self._history, reports, last.used, deserted, scraping.scraping(told, deserted=deserted))
 
     def _restatus(self, key: ObjectKey, status: Mapping[str, Any], version: str) -> None:
         scope = key.namespace if self.settings.namespaced else ""
@@ -292,8 +305,20 @@ def _bearing(report: Report) -> Report:
         snapshot="",
         envoys=min(report.envoys, 1),
         processors=min(report.processors, 1),
+        heard=int(report.heard >= report.processors),
         late=(),
         late_count=0,
+    )
+
+
+def _scraped(result: Result) -> frozenset[ObjectKey]:
+    """Pools whose pods processors read the metrics of."""
+    return frozenset(
+        ObjectKey("ModelPool", *pool.id.split("/", 1))
+        for pool in result.snapshot.pools
+        if pool.endpoints
+        and pool.metrics_path
+        and pool.engine not in (Engine.ENGINE_UNSPECIFIED, Engine.ENGINE_GENERIC)
     )
 
 

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from ralb_operator.cluster.client import APPLY_PATCH, ApiClient, ApiError
 from ralb_operator.cluster.credentials import CredentialsError
 from ralb_operator.cluster.listwatch import Item, ListWatch
 from ralb_operator.cluster.programmed import MAX_WORDS, Report, printable
+from ralb_operator.troubles import MAX_EXAMPLES, MAX_POOLS, MAX_TROUBLES, Trouble
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ RENEW_S: Final = 10.0
 EXPIRY_S: Final = 30.0
 MAX_BYTES: Final = 48 * 1024
 MAX_REPLICAS: Final = 64
+_MAX_TROUBLE_BYTES: Final = MAX_BYTES // 4
 _QUIET_S: Final = 0.1
 _MANAGER: Final = "ralb-operator"
 _MAX_NAME: Final = 253
@@ -53,6 +55,8 @@ def encode(report: Report) -> str:
     is not told: nobody must take silence about an object for consent.
     """
     brief = replace(report, late=report.late[:_MAX_LATE])
+    while brief.troubles and len(orjson.dumps([asdict(trouble) for trouble in brief.troubles])) > _MAX_TROUBLE_BYTES:
+        brief = replace(brief, troubles=brief.troubles[: len(brief.troubles) // 2])
     for limit in (MAX_WORDS, 200, 0):
         data = _plain(brief, limit)
         if len(data) <= MAX_BYTES:
@@ -79,7 +83,7 @@ def decode(text: object) -> Report | None:
         value = data.get(name)
         return value if isinstance(value, int) and 0 <= value <= _MAX_COUNT else 0
 
-    late, refused = data.get("late"), data.get("refused")
+    late, refused, troubles = data.get("late"), data.get("refused"), data.get("troubles")
     return Report(
         words("replica", _MAX_NAME),
         words("edition", 64),
@@ -97,7 +101,27 @@ def decode(text: object) -> Report | None:
         words("shared"),
         words("snapshotRefused"),
         words("held"),
+        count("heard"),
+        tuple(_trouble(x) for x in troubles[: MAX_POOLS * MAX_TROUBLES] if isinstance(x, dict))
+        if isinstance(troubles, list)
+        else (),
     )
+
+
+def _trouble(data: Mapping[str, Any]) -> Trouble:
+    def words(name: str, limit: int) -> str:
+        value = data.get(name)
+        return printable(value, limit) if isinstance(value, str) else ""
+
+    def count(name: str) -> int:
+        value = data.get(name)
+        return value if isinstance(value, int) and 0 <= value <= _MAX_COUNT else 0
+
+    found = data.get("examples")
+    examples = found[:MAX_EXAMPLES] if isinstance(found, list) else ()
+    names = tuple(printable(name, _MAX_NAME) for name in examples if isinstance(name, str))
+    pool = words("pool", 2 * _MAX_NAME + 1)
+    return Trouble(pool, words("series", 128), words("error", 32), count("pods"), count("of"), names)
 
 
 def _plain(report: Report, limit: int) -> bytes:
@@ -115,6 +139,8 @@ def _plain(report: Report, limit: int) -> bytes:
             "shared": printable(report.shared, MAX_WORDS),
             "snapshotRefused": printable(report.snapshot_refused, MAX_WORDS),
             "held": printable(report.held, MAX_WORDS),
+            "heard": report.heard,
+            "troubles": [asdict(trouble) for trouble in report.troubles],
         }
     )
 

@@ -12,11 +12,12 @@ from typing import Any, Final
 
 from ralb_api.problems import ObjectKey
 from ralb_operator.cluster.programmed import PROGRAMMED, Verdict
+from ralb_operator.cluster.scraping import METRICS_AVAILABLE
 from ralb_operator.compile import ConditionType, Status
 
 MAX_MESSAGE: Final = 32_768
-_ORDER: Final = (ConditionType.ACCEPTED.value, ConditionType.RESOLVED_REFS.value, PROGRAMMED, ConditionType.READY.value)
-_WITH_READY: Final = "ModelPool"
+_OF_POOLS: Final = (ConditionType.READY.value, METRICS_AVAILABLE)
+_ORDER: Final = (ConditionType.ACCEPTED.value, ConditionType.RESOLVED_REFS.value, PROGRAMMED, *_OF_POOLS)
 _SHORT: Final = 12
 _FIELDS: Final = ("status", "reason", "message", "observedGeneration")
 
@@ -60,7 +61,9 @@ class Transition:
     at: str
 
 
-def wanted(status: Status, verdict: Verdict, generation: int, snapshot: str) -> Wanted:
+def wanted(
+    status: Status, verdict: Verdict, generation: int, snapshot: str, metrics: tuple[str, str, str] | None = None
+) -> Wanted:
     """Compile's status and the verdict about ``Programmed`` together.
 
     Args:
@@ -68,6 +71,7 @@ def wanted(status: Status, verdict: Verdict, generation: int, snapshot: str) -> 
         verdict: see ``programmed``.
         generation: of the object that was judged.
         snapshot: version of the snapshot now published.
+        metrics: status, reason and message of ``MetricsAvailable``; None for no such condition.
     """
     said = {
         condition.type.value: Said(
@@ -76,6 +80,8 @@ def wanted(status: Status, verdict: Verdict, generation: int, snapshot: str) -> 
         for condition in status.conditions
     }
     said[PROGRAMMED] = Said(PROGRAMMED, verdict.status, verdict.reason, verdict.message)
+    if metrics is not None:
+        said[METRICS_AVAILABLE] = Said(METRICS_AVAILABLE, *metrics)
     conditions = tuple(said[type_] for type_ in _ORDER if type_ in said)
     short = snapshot[:_SHORT] if verdict.status == "True" else ""
     return Wanted(generation, conditions, status.endpoints, short)
@@ -123,8 +129,9 @@ def own_conditions(key: ObjectKey, status: Mapping[str, Any]) -> dict[str, Mappi
     for item in conditions if isinstance(conditions, list) else ():
         if isinstance(item, Mapping) and isinstance(type_ := item.get("type"), str) and type_ in _ORDER:
             found[type_] = item
-    if key.kind != _WITH_READY:
-        found.pop(ConditionType.READY.value, None)
+    if key.kind != "ModelPool":
+        for type_ in _OF_POOLS:
+            found.pop(type_, None)
     return found
 
 
