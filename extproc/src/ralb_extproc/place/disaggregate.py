@@ -172,10 +172,13 @@ def _split(
     position = ranking.order[0]
     held = 0.0 if scene.hits is None else float(scene.hits[position])
     first = replace(placement.attempts[0], endpoint=view.addresses[position])
+    # A pod that was not among them takes the place of the one it is preferred to.
     others = [each for each in placement.attempts if (each.pool, each.endpoint) != (first.pool, first.endpoint)]
+    if len(others) == len(placement.attempts):
+        del others[0]
     return replace(
         placement,
-        attempts=_once(table, (first, *others))[: len(placement.attempts)],
+        attempts=_once(table, (first, *others)),
         prefix_hit=held / ask.input_tokens if ask.input_tokens else 0.0,
         uncached_tokens=0,
         score=ranking.score,
