@@ -22,7 +22,7 @@ def loads(scene: Scene) -> Floats:
 
 
 def pressed(scene: Scene) -> Floats:
-    """The same with the new one, times what memory and slow start make of it."""
+    """The same with the new one, times what memory makes of it."""
     out = loads(scene)
     out += 1.0
     out *= scene.steady.factor

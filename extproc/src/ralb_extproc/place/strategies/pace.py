@@ -3,9 +3,11 @@
 A request's pace is its duration / (output tokens + 32): what a token took, a short answer counting as 32 of them, so that pods
 with long answers are not taken for slow ones. The mean is exponential (1/10 per answer). The percentile is a stochastic
 approximation in logarithms: times e^(0.095) for a pace above it, e^(-0.005) for one below, which stands still where 5 % are
-above. What was learned fades within a minute or so towards the pool's mean: a pod avoided for being slow is tried again.
+above. What was learned fades within a minute or so, towards the pool's mean and before what comes after: a pod avoided for being
+slow is tried again.
 """
 
+import math
 from typing import Final
 
 import numpy as np
@@ -36,9 +38,11 @@ class Paces:
         pace = served.duration / (served.output_tokens + _SHORT)
         if pace <= 0.0:
             return
-        mean, high = self._mean[slot], self._high[slot]
-        self._mean[slot] = mean + _MEAN * (pace - mean) if mean else pace
-        self._high[slot] = high * (_UP if pace > high else _DOWN) if high else pace
+        mean, high = self._mean[slot] or pace, self._high[slot] or pace
+        kept = math.exp(min(0.0, (self._at[slot] - now) / _FADE_SECONDS))
+        high = pace + kept * (high - pace)
+        self._mean[slot] = pace + kept * (1.0 - _MEAN) * (mean - pace)
+        self._high[slot] = high * (_UP if pace > high else _DOWN)
         self._at[slot] = now
 
     def forget(self, slot: int) -> None:

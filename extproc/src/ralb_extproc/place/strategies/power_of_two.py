@@ -3,7 +3,7 @@
 Algorithm: of two random pods that work, the one with the lower load x pace (Mitzenmacher: The Power of Two Choices in
 Randomized Load Balancing, 2001; with latency as Finagle's peak-EWMA balancer has it). The others follow by the same measure,
 for tries after the first.
-Signal: ``place.load`` with memory and slow start, and the mean time per token of the pods' answers (``pace``).
+Signal: ``place.load`` with memory, and the mean time per token of the pods' answers (``pace``).
 Limits: with few pods it is worse than looking at all of them; it is for many pods and stale readings, where always taking the
 best sends everybody to the same one. Blind to prefixes.
 """

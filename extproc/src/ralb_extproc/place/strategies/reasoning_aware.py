@@ -1,12 +1,11 @@
 """The default: the product rule.
 
-    cost = (uncached + backlog + 1) x (load + 1) x memory x start           lower is better
+    cost = (uncached + backlog + 1) x (load + 1) x memory                   lower is better
 
 uncached  prompt tokens this request must prefill there: input - trusted expected prefix hits
 backlog   prefill tokens we queued there and that are not worked off yet (``load.backlog``)
 load      requests (``load.load``)
 memory    1 + 0.15 k / (1 - k), k = aged KV use: flat until the cache fills up, then steep, because pre-emption recomputes
-start     1 / (share of the slow start time that has passed), between 1 and 10
 
 A product needs no weights between its units: twice the prefill is as bad as twice the load. It sends work to a warm pod only
 while that pod's load is not worse by more than what the warmth saves, so one popular prefix cannot pin all traffic to one pod.

@@ -1,9 +1,9 @@
 """Weighted round robin with weights that follow the pods.
 
-Algorithm: earliest deadline first. Sending a pod of weight w a request puts its next deadline 1/w later, and the earliest is
-next, so shares are the weights and turns are spaced evenly. A pod that was away joins at the present turn: it gets no arrears.
+Algorithm: earliest deadline first. A request puts the deadline of its pod, of weight w, 1/w later, and the earliest is next, so
+shares are the weights and turns are spaced evenly. A pod that was away joins at the present deadline: it gets no arrears.
 
-    weight = residency / (pace x queue x memory x start)
+    weight = residency / (pace x queue x memory)
 
 pace       95th percentile of the time per token against the pool's mean of it (``pace``)
 queue      (1 + requests waiting) / (1 + mean of the pool), as far as readings are fresh
@@ -37,14 +37,12 @@ class WeightedRoundRobin(Strategy):
         self._paces = Paces()
         self._deadline = PerSlot()
         self._stride = PerSlot(1.0)  # 1 / weight as last computed
-        self._turn = 0.0
+        self._reached = 0.0  # the last deadline that was served
 
     def costs(self, scene: Scene) -> Floats:
-        """See ``Strategy.costs``: how far away each pod's deadline would be."""
-        strides = 1.0 / self.weights(scene)
-        self._stride.put(scene.view, strides)
-        out: Floats = np.maximum(self._deadline.of(scene.view) - self._turn, 0.0)
-        out += strides
+        """See ``Strategy.costs``: how far away each pod's deadline is."""
+        self._stride.put(scene.view, 1.0 / self.weights(scene))
+        out: Floats = np.maximum(self._deadline.of(scene.view) - self._reached, 0.0)
         return out
 
     def weights(self, scene: Scene) -> Floats:
@@ -60,9 +58,8 @@ class WeightedRoundRobin(Strategy):
 
     def placed(self, view: PoolView, slot: int, ask: Ask, now: float) -> None:
         """See ``Strategy.placed``."""
-        start = max(self._deadline[slot], self._turn)
-        self._deadline[slot] = start + self._stride[slot]
-        self._turn = start
+        self._reached = max(self._deadline[slot], self._reached)
+        self._deadline[slot] = self._reached + self._stride[slot]
 
     def finished(self, slot: int, served: Served, now: float) -> None:
         """See ``Strategy.finished``."""
