@@ -219,8 +219,9 @@ def test_the_snapshot_hangs_together(view: View) -> None:
     for tier in snapshot.tiers:
         assert tier.pools
         assert {pool.pool for pool in tier.pools} <= pools
-        assert set(tier.fallback_tiers) <= tiers - {tier.id}
-        assert len(set(tier.fallback_tiers)) == len(tier.fallback_tiers)
+        for others in (tier.fallback_tiers, tier.spill_tiers):
+            assert set(others) <= tiers - {tier.id}
+            assert len(set(others)) == len(others)
     for pool in snapshot.pools:
         assert {pool.cluster, pool.rewrite_cluster} <= set(result.xds.get(CLUSTER))
     RoutingTable.of(snapshot)
@@ -283,8 +284,8 @@ def _key(resource: Resource) -> tuple[str, str, bytes]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 60), st.data())
-def test_fallback_chains_end_whatever_points_where(count: int, data: st.DataObject) -> None:
+@given(st.integers(1, 60), st.sampled_from(["fallbackTier", "spillTier"]), st.data())
+def test_chains_end_whatever_points_where(count: int, field: str, data: st.DataObject) -> None:
     pool = ModelPool.model_validate(
         {
             "metadata": {"name": "p"},
@@ -295,8 +296,8 @@ def test_fallback_chains_end_whatever_points_where(count: int, data: st.DataObje
     found = []
     for number, target in enumerate(targets):
         spec: dict[str, Any] = {"level": 1, "pools": [{"name": data.draw(st.sampled_from(["p", "p", "gone"]))}]}
-        if target >= 0:
-            spec["fallbackTier"] = f"t{target}"
+        if target >= 0 and (field, target) != ("spillTier", number):
+            spec[field] = f"t{target}"
         found.append(ModelTier.model_validate({"metadata": {"name": f"t{number}"}, "spec": spec}))
     result = compile_view(view_of([pool, *found]))
     circular = {problem.object for problem in result.problems if problem.reason == "Cycle"}
@@ -307,8 +308,10 @@ def test_fallback_chains_end_whatever_points_where(count: int, data: st.DataObje
             seen.add(step)
             step = targets[step]
         key = ObjectKey("ModelTier", "default", f"t{number}")
-        assert (key in circular) == (step == number)
+        own = targets[number] == number and field == "spillTier"  # refused before, so not there
+        assert (key in circular) == (step == number and not own)
     for tier in result.snapshot.tiers:
-        assert len(tier.fallback_tiers) <= 16
-        assert tier.id not in tier.fallback_tiers
-        assert len(set(tier.fallback_tiers)) == len(tier.fallback_tiers)
+        others = tier.fallback_tiers if field == "fallbackTier" else tier.spill_tiers
+        assert len(others) <= 16
+        assert tier.id not in others
+        assert len(set(others)) == len(others)

@@ -53,7 +53,9 @@ def snapshots(draw: st.DrawFn) -> pb.Snapshot:
     parts: list[Any] = [pool(name, **draw(pools)) for name in NAMES]
     for index, name in enumerate(TIERS):
         later = [f"ns/{other}" for other in TIERS[index + 1 :] if draw(st.booleans())]
-        parts.append(tier(name, index + 1, *draw(members), fallback_tiers=later))
+        parts.append(
+            tier(name, index + 1, *draw(members), fallback_tiers=later, spill_tiers=draw(st.sampled_from([[], later])))
+        )
     for index in range(draw(st.integers(0, 3))):
         rules = [rule(f"r{i}", draw(actions), **draw(conditions)) for i in range(draw(st.integers(0, 3)))]
         models = draw(st.lists(st.sampled_from(["auto", "smart"]), min_size=1, unique=True))
@@ -105,7 +107,9 @@ def test_every_candidate_can_serve(message: pb.Snapshot, request: Request, under
     assert [c.priority for c in found.candidates] == sorted(c.priority for c in found.candidates)
     assert not set(ids) & {name for name, _ in found.skipped}
     answer = min(request.max_output, found.output_cap) if found.output_cap else request.max_output
-    for candidate in found.candidates:
+    assert not {c.pool for c in found.spill} & {c.pool for c in found.candidates if c.tier == found.tier}
+    assert not {c.priority for c in found.spill} & {c.priority for c in found.candidates}
+    for candidate in (*found.candidates, *found.spill):
         served = table.pools[candidate.pool]
         declared = {word.lower() for word in served.model.capabilities}
         assert served.endpoints or not served.metrics_path
@@ -117,7 +121,7 @@ def test_every_candidate_can_serve(message: pb.Snapshot, request: Request, under
         assert candidate.model in (served.model.name, request.model)
     if found.tier and "x-ralb-max-tier" in request.headers:
         limit = {"1": 1, "t1": 2}[request.headers["x-ralb-max-tier"]]
-        assert all(table.tiers[c.tier].level <= limit for c in found.candidates)
+        assert all(table.tiers[c.tier].level <= limit for c in (*found.candidates, *found.spill))
 
 
 @settings(max_examples=80, deadline=None)

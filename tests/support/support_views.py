@@ -56,6 +56,13 @@ backends = st.one_of(
     st.fixed_dictionaries({"inferencePool": elsewhere}),
     st.fixed_dictionaries({"external": providers}),
 )
+
+
+def _elsewhere(spec: dict[str, Any], name: str) -> dict[str, Any]:
+    """The tier without a spill tier that is itself."""
+    return {key: value for key, value in spec.items() if (key, value) != ("spillTier", name)}
+
+
 pools = st.builds(
     lambda meta, spec: ModelPool.model_validate({"metadata": meta, "spec": spec}),
     metadata(),
@@ -69,7 +76,7 @@ pools = st.builds(
     ),
 )
 tiers = st.builds(
-    lambda meta, spec: ModelTier.model_validate({"metadata": meta, "spec": spec}),
+    lambda meta, spec: ModelTier.model_validate({"metadata": meta, "spec": _elsewhere(spec, meta["name"])}),
     metadata(),
     st.fixed_dictionaries(
         {
@@ -83,7 +90,14 @@ tiers = st.builds(
                 unique_by=lambda entry: entry["name"],
             ),
         },
-        optional={"fallbackTier": names, "outputCap": st.integers(1, 9), "reasoningEffort": st.sampled_from(["Low"])},
+        optional={
+            "fallbackTier": names,
+            "spillTier": names,
+            "weights": st.sampled_from(["Dynamic", "Static"]),
+            "prefer": st.sampled_from(["Balance", "Price"]),
+            "outputCap": st.integers(1, 9),
+            "reasoningEffort": st.sampled_from(["Low"]),
+        },
     ),
 )
 uses = st.one_of(

@@ -40,6 +40,7 @@ def test_all_features_have_one() -> None:
         "labels-and-classes",
         "reject",
         "canary-weights",
+        "spill-over",
         "lora-adapters",
         "external-provider",
         "service-backend",

@@ -173,6 +173,8 @@ def test_constraints_reach_the_crd() -> None:
         "each pool may be in a tier once",
         "name, aliases and adapters must all differ",
     }
+    (whole,) = ROOTS["ModelTier"]["x-kubernetes-validations"]
+    assert whole["message"].startswith("a tier can not spill over to itself;")
 
 
 def test_absent_parents_still_bring_their_defaults() -> None:

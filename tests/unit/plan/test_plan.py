@@ -119,6 +119,44 @@ class TestConcreteNames:
         assert len(close_names("x" * 256, [f"m{i}" for i in range(300)])) == 10
 
 
+class TestSpill:
+    POOLS = (pool("a"), pool("b"), pool("tiny", context_window=8), pool("away", ready=False))
+    EASY = tier("easy", 1, "a", spill_tiers=["ns/mid", "ns/hard"])
+    MID = tier("mid", 2, "tiny", "away")
+    HARD = tier("hard", 3, "b")
+
+    def spill_of(self, request: Request | None = None) -> list[str]:
+        on = table(*self.POOLS, self.EASY, self.MID, self.HARD, policy("p", use("easy")))
+        found = decide(request, on=on)
+        assert pools_of(found) == ["a"]
+        assert found.skipped == ()
+        return [candidate.pool for candidate in found.spill]
+
+    def test_pools_that_can_serve_are_there(self) -> None:
+        assert self.spill_of(ask(input_tokens=5)) == ["ns/tiny", "ns/b"]
+        assert self.spill_of(ask(input_tokens=50)) == ["ns/b"]
+
+    def test_the_client_limits_it_too(self) -> None:
+        assert self.spill_of(ask(input_tokens=5, headers={"x-ralb-max-tier": "2"})) == ["ns/tiny"]
+        assert self.spill_of(ask(headers={"x-ralb-max-tier": "easy"})) == []
+
+    def test_a_tier_one_spills_over_to_is_one_the_policy_reaches(self) -> None:
+        assert self.spill_of(ask(headers={"x-ralb-max-tier": "hard"})) == ["ns/b"]
+
+    def test_a_lowered_request_spills_as_the_lower_tier_does(self) -> None:
+        top = tier("top", 4, "b", spill_tiers=["ns/hard"])
+        on = table(
+            *self.POOLS,
+            self.EASY,
+            self.MID,
+            self.HARD,
+            top,
+            policy("p", use("top"), rule("e", use("easy"), tools=True)),
+        )
+        found = decide(ask(input_tokens=5, headers={"x-ralb-max-tier": "1"}), on=on)
+        assert (found.tier, found.spill) == ("ns/easy", ())
+
+
 class TestMaxTier:
     @pytest.mark.parametrize("said", ["mid", "2", " mid ", "ns/mid"])
     def test_it_lowers_the_tier(self, said: str) -> None:

@@ -55,6 +55,25 @@ def test_models_to_list() -> None:
     }
 
 
+def test_what_a_tier_spills_over_to_has_priorities_of_its_own_and_none_of_its_pools() -> None:
+    on = RoutingTable.of(
+        snapshot(
+            *(pool(name) for name in "abc"),
+            tier("easy", 1, "a", fallback_tiers=["ns/mid"], spill_tiers=["ns/mid", "ns/hard"]),
+            tier("mid", 2, ("a", 1, 0), ("b", 1, 1), dynamic_weights=True),
+            tier("hard", 3, "b", "c", prefer_price=True),
+        )
+    )
+    found = on.tier_spill["ns/easy"]
+    assert [(c.pool, c.tier, c.dynamic, c.by_price) for c in found] == [
+        ("ns/b", "ns/mid", True, False),
+        ("ns/c", "ns/hard", False, True),
+    ]
+    assert found[0].priority < found[1].priority
+    assert {c.priority for c in found}.isdisjoint(c.priority for c in on.tier_candidates["ns/easy"])
+    assert on.tier_spill["ns/mid"] == ()
+
+
 def test_a_tiers_pools_come_before_those_it_falls_back_on_and_none_twice() -> None:
     assert RoutingTable.of(good()).tier_candidates["ns/low"] == (
         Candidate("ns/small", "llama-8b", "ns/low", 0, 3),
@@ -128,6 +147,8 @@ def _set(path: str, value: object) -> Callable[[pb.Snapshot], object]:
         (_set("tiers.0.pools.0.pool", "ns/outside"), "occurs twice"),
         (lambda s: s.tiers[0].fallback_tiers.append("ns/gone"), "tier ns/high falls back on tier ns/gone"),
         (lambda s: s.tiers[0].fallback_tiers.append("ns/high"), "tier ns/high falls back on itself"),
+        (lambda s: s.tiers[0].spill_tiers.append("ns/gone"), "tier ns/high spills over to tier ns/gone"),
+        (lambda s: s.tiers[0].spill_tiers.append("ns/high"), "tier ns/high spills over to itself"),
         (lambda s: s.policies[0].ClearField("models"), "policy ns/main: claims no model name"),
         (_set("policies.0.default_action.tier", "ns/gone"), "policy ns/main, default: uses tier ns/gone"),
         (lambda s: s.policies[0].rules[0].ClearField("action"), "policy ns/main, rule hard: uses neither"),

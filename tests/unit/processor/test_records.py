@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,16 @@ def test_explanation_is_one_bounded_line_of_ascii() -> None:
     assert 0 < len(text) <= 1024
     assert "policy ns/p rule default -> tier small" in text
     assert explanation(Decision("d", 0.0, "", "/x")) == ""
+
+
+def test_a_spilled_request_says_from_where_to_where() -> None:
+    decision = router().decide(CHAT, HEADERS, body())
+    assert decision.placement is not None
+    assert "spilled" not in record(decision)["placement"]
+    decision.placement = replace(decision.placement, reason="spilled", spilled=("ns/small", "ns/large"))
+    placement = record(decision)["placement"]
+    assert (placement["reason"], placement["spilled"]) == ("spilled", {"from": "ns/small", "to": "ns/large"})
+    assert "ns/small is saturated and ns/large takes it" in explanation(decision)
 
 
 def test_cost_counts_cached_tokens_at_their_price() -> None:

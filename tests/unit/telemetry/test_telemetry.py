@@ -103,12 +103,14 @@ def test_failures_aborts_and_strangers(pods):
 def test_decisions_and_stages(pods):
     telemetry, _ = make(pods)
     telemetry.decided("ns/pol", "default", "ns/t", NAME, "best")
+    telemetry.spilled("ns/t", "ns/u")
     telemetry.refused("model_not_found")
     for stage in STAGES:
         telemetry.stage(stage, 0.0004)
     got = samples(telemetry)
     assert got["ralb_decisions_total", NAME, "default", "ns/pol", "ns/t"] == 1
     assert got["ralb_placements_total", "best"] == 1
+    assert got["ralb_spilled_total", "ns/t", "ns/u"] == 1
     assert got["ralb_refused_total", "model_not_found"] == 1
     assert all(got["ralb_stage_seconds_count", stage] == 1 for stage in STAGES)
 
