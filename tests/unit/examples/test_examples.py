@@ -41,10 +41,12 @@ def test_all_features_have_one() -> None:
         "reject",
         "canary-weights",
         "spill-over",
+        "strategies",
         "lora-adapters",
         "external-provider",
         "service-backend",
         "static-pods",
+        "disaggregation",
         "inference-pool",
     }
 
