@@ -41,7 +41,7 @@ RETRY_AFTER: Final = "retry-after"
 OWN_PREFIX: Final = "x-ralb-"
 RESERVED_PREFIXES: Final = ("x-envoy-", "x-gateway-")
 
-# Tells a decode pod's sidecar which pod, ``ip:port``, is to compute the prompt. No client may say so: it is where pods connect to.
+# Tells a decode pod's sidecar which pod, ``ip:port``, is to compute the prompt. No client may say so: pods connect there.
 PREFILLER: Final = "x-prefiller-host-port"
 
 # Dynamic metadata the processor sets and Envoy reads.
