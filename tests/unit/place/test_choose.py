@@ -156,7 +156,7 @@ def test_failed_pod_goes_last_then_is_probed_then_recovers():
     commit(world.pods, "probe", got, plan(candidate("a")), ASK, later)
     assert endpoints(world.place(candidate("a"), now=later))[-1] == "a-0"
     world.pods.finish("probe")
-    world.pods.succeed(world.slot("a-0"))
+    world.pods.succeed(world.slot("a-0"), later)
     assert world.first(candidate("a"), now=later) == "a-0"
 
 

@@ -73,13 +73,10 @@ def test_backlog_of_untouched_pods_is_zero():
     assert backlog(col.empty(3), 5.0).tolist() == [0, 0, 0]
 
 
-def test_memory_and_start_factors():
+def test_memory_factor():
     data = block((0, 0, 0), (0, 0, 0), (0, 0, 0))
     data[col.KV_USAGE] = [0.0, 0.9, 1.0]
     factor = steady(data, 0, 1000.0).factor
     assert factor[0] == 1.0
     assert factor[1] == pytest.approx(1 + 0.15 * 9)
     assert np.isfinite(factor).all()
-    data[col.KV_USAGE] = 0
-    data[col.FIRST_SEEN] = [-np.inf, 985.0, 1000.0]
-    assert steady(data, 0, 1000.0).factor.tolist() == [1.0, 2.0, pytest.approx(10.0)]

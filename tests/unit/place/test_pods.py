@@ -219,7 +219,7 @@ class TestObserve:
         pods.observe(15, PodSample(1.0, 1, 1), 1.0)
         pods.observe(999, PodSample(1.0, 1, 1), 1.0)
         pods.fail(999, 1.0)
-        pods.succeed(-1)
+        pods.succeed(-1, 1.0)
         pods.unreachable(999, 1.0)
         pods.learn_hits(999, 1.0, 1.0)
         assert (pods.data == before).all()
@@ -257,7 +257,7 @@ class TestFailures:
             pods.fail(slot, 100.0)
             waits.append(float(pods.data[col.PROBE_AT, slot]) - 100.0)
         assert waits == [0.5, 1, 2, 4, 8, 10, 10, 10]
-        pods.succeed(slot)
+        pods.succeed(slot, 100.0)
         assert state(pods, slot, col.FAILURES, col.PROBE_AT) == [0, -math.inf]
 
     def test_a_scrape_clears_only_what_the_scraper_found(self):

@@ -16,6 +16,7 @@ from ralb_extproc.place.flow import work_of
 
 _MIN_HIT_TOKENS: Final = 64
 _TOO_MANY: Final = 429
+_UNAVAILABLE: Final = 503
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +136,13 @@ class Learner:
                 self.pods.fail(tried, now)
         if slot < 0 or outcome.aborted:
             return
-        if outcome.failure in POD_FAILURES:
-            self.pods.fail(slot, now)
-        elif outcome.failure is Failure.NONE and outcome.status != _TOO_MANY:
-            self.pods.succeed(slot)
+        if outcome.status == _TOO_MANY or (outcome.status == _UNAVAILABLE and outcome.retry_after is not None):
+            # The pod said so itself: our own refusals never have an upstream. It is well, and has enough.
+            self.pods.limit(slot, outcome.retry_after, now)
+        elif outcome.failure in POD_FAILURES:
+            self.pods.fail(slot, now, refused=outcome.failure is Failure.CONNECT)
+        elif outcome.failure is Failure.NONE:
+            self.pods.succeed(slot, now)
 
     def _usage(self, outcome: Outcome, flight: Flight, pool: str) -> Usage | None:
         if not 200 <= outcome.status < 300:
@@ -180,6 +184,14 @@ class Learner:
             work = work_of(usage.input, usage.cached, usage.output)
             self.pods.learn_work(slot, work, outcome.duration, self._clock())
             self.pods.answered(slot, Served(outcome.duration, outcome.ttft, usage.output), self._clock())
+            if slot == flight.slot:
+                self.pods.learn_times(
+                    flight,
+                    ttft=outcome.ttft,
+                    duration=outcome.duration,
+                    output=usage.output,
+                    cached=outcome.cached_tokens,
+                )
         if outcome.ttft is not None:
             self.pods.learn_prefill(flight, outcome.ttft)
         if outcome.cached_tokens is not None and info.hit_tokens >= _MIN_HIT_TOKENS:

@@ -6,6 +6,7 @@ bounded here and an impossible one counts as not said. Pure; keeps nothing.
 
 import math
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any, Final
 
@@ -16,6 +17,8 @@ MAX_TOKENS: Final = 100_000_000
 MAX_SECONDS: Final = 7 * 86_400.0
 TTFT_TAG: Final = "ttft_us"
 DECISION_KEY: Final = "id"
+_RETRY_AFTER: Final = "retry-after"
+_MAX_DATE: Final = 64
 
 
 class Failure(StrEnum):
@@ -68,6 +71,7 @@ class Outcome:
         ended: Unix seconds of the end.
         input_tokens / output_tokens / cached_tokens / reasoning_tokens: as the server counted; None if it did not say.
         request_bytes / response_bytes: body sizes.
+        retry_after: seconds for which the server asked to be left alone; None if it did not.
     """
 
     decision_id: str = ""
@@ -88,6 +92,7 @@ class Outcome:
     reasoning_tokens: int | None = None
     request_bytes: int = 0
     response_bytes: int = 0
+    retry_after: float | None = None
 
 
 def outcome_of(entry: Any) -> Outcome | None:
@@ -102,6 +107,7 @@ def outcome_of(entry: Any) -> Outcome | None:
     decision = metadata[headers.METADATA_DECISION].fields if headers.METADATA_DECISION in metadata else {}
     duration = _seconds(common.duration) or _seconds(common.time_to_last_downstream_tx_byte)
     attempts = min(common.upstream_request_attempt_count, 1000)
+    ended = common.start_time.seconds + common.start_time.nanos * 1e-9 + duration
     return Outcome(
         decision_id=decision[DECISION_KEY].string_value[:MAX_ID] if DECISION_KEY in decision else "",
         request_id=entry.request.request_id[:MAX_ID],
@@ -114,13 +120,14 @@ def outcome_of(entry: Any) -> Outcome | None:
         aborted=flags.downstream_connection_termination or flags.downstream_remote_reset,
         ttft=_ttft(common.custom_tags),
         duration=duration,
-        ended=common.start_time.seconds + common.start_time.nanos * 1e-9 + duration,
+        ended=ended,
         input_tokens=_tokens(usage, "in"),
         output_tokens=_tokens(usage, "out"),
         cached_tokens=_tokens(usage, "cached"),
         reasoning_tokens=_tokens(usage, "reasoning"),
         request_bytes=min(entry.request.request_body_bytes, 1 << 40),
         response_bytes=min(entry.response.response_body_bytes, 1 << 40),
+        retry_after=_retry_after(entry.response.response_headers, ended) if attempts else None,
     )
 
 
@@ -142,6 +149,20 @@ def _ttft(tags: Any) -> float | None:
         return None
     seconds = int(text) * 1e-6
     return seconds if 0.0 < seconds <= MAX_SECONDS else None
+
+
+def _retry_after(said: Any, ended: float) -> float | None:
+    """Seconds of a ``Retry-After`` header (RFC 9110 10.2.3): a number, or a date, which counts from the answer's end."""
+    text = said.get(_RETRY_AFTER, "")
+    if text.isascii() and text.isdigit() and len(text) <= 9:
+        return min(float(text), MAX_SECONDS)
+    if not text or len(text) > _MAX_DATE:
+        return None
+    try:
+        seconds = parsedate_to_datetime(text).timestamp() - ended
+    except (ValueError, OverflowError):
+        return None
+    return min(max(seconds, 0.0), MAX_SECONDS)
 
 
 def _tokens(usage: Any, key: str) -> int | None:

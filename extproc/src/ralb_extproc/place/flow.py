@@ -46,7 +46,7 @@ class Flow:
 
     Attributes:
         at: monotonic seconds it was computed for.
-        pods: how many do not fail.
+        pods: how many do not fail, each at the share of work it may have for its health.
         work / busy: the sums whose ratio is the speed.
         filled / full: the sums whose ratio is the room.
         cap: most requests at once per pod; 0 = no cap.
@@ -54,7 +54,7 @@ class Flow:
     """
 
     at: float
-    pods: int
+    pods: float
     work: float
     busy: float
     filled: float
@@ -63,27 +63,36 @@ class Flow:
     excess: float
 
 
-def flow(block: Floats, state: Steady, cap: int, now: float, before: Flow | None) -> Flow:
-    """Compute ``Flow`` for a block (columns x pods); ``before`` is the last one of the pool, for the hysteresis."""
+def flow(block: Floats, state: Steady, share: Floats, now: float, before: Flow | None) -> Flow:
+    """Compute ``Flow`` for a pool.
+
+    Args:
+        block: its columns, (columns x pods).
+        state: of the same pods.
+        share: of its part of the work that each may have for its health.
+        now: monotonic seconds.
+        before: the last one of the pool, for the hysteresis.
+    """
     aged = np.exp2((np.maximum(block[col.FLOW_AT], 0.0) - now) / HALF_LIFE)
     work, busy, filled, full = (block[[col.WORK, col.BUSY, col.FILLED, col.FULL]] @ aged).tolist()
-    fit = np.ones(block.shape[1], np.bool_) if state.failing is None else ~state.failing
-    if cap:
-        fit &= ~capped(block, state.trust, cap)
+    well = np.ones(block.shape[1], np.bool_) if state.failing is None else ~state.failing
+    pods = float(share[well].sum())
+    if state.cap:
+        well &= ~capped(block, state.trust, state.cap)
     excess = 0.0
-    if fit.any():
-        pressure = float(np.minimum(_pressure(block[:, fit], state.trust[fit]), _CLIP).mean())
+    if well.any():
+        pressure = float(np.minimum(_pressure(block[:, well], state.trust[well]), _CLIP).mean())
         was = before is not None and before.excess > 0.0
         if pressure > (_CALM if was else 1.0):
             excess = min((pressure - _CALM) / (_FLOOD - _CALM), 1.0)
-    return Flow(now, state.usable, work, busy, filled, full, cap, excess)
+    return Flow(now, pods, work, busy, filled, full, state.cap, excess)
 
 
-def all_capped(block: Floats, state: Steady, cap: int) -> bool:
-    """Whether every pod that does not fail has ``cap`` requests, this very moment."""
-    if not cap or state.best == FAILING:
+def all_capped(block: Floats, state: Steady) -> bool:
+    """Whether every pod that does not fail is at the cap, this very moment."""
+    if not state.cap or state.best == FAILING:
         return False
-    full = capped(block, state.trust, cap)
+    full = capped(block, state.trust, state.cap)
     if state.failing is not None:
         full |= state.failing
     return bool(full.all())

@@ -54,6 +54,8 @@ class Flight:
         uncached: prefill tokens as first charged.
         begun: monotonic seconds.
         ahead: prefill backlog of the pod just before this request, tokens.
+        load: requests the pod had just before this one, as far as known.
+        queued: whether others were waiting there then, as the pod said.
         recent: still counted as "since the scrape".
         open: False once finished, swept or pushed out.
         info: for learning.
@@ -67,6 +69,8 @@ class Flight:
     uncached: float
     begun: float
     ahead: float = 0.0
+    load: float = 0.0
+    queued: bool = False
     recent: bool = False
     open: bool = True
     info: FlightInfo = NO_INFO

@@ -20,19 +20,27 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from ralb_extproc.place import columns as col
 from ralb_extproc.place.columns import Bools, Floats
+from ralb_extproc.place.ward import Care
 
-# Classes of pods, best first.
+# States of pools, best first: that of the best of their pods.
 FIT: Final = 0
 CAPPED: Final = 1
 FAILING: Final = 2
+# Classes of pods, best first. One that has had its share of the work, or as much as it seems to take, is as fit as any: what
+# that means for the pool is for ``flow`` to say.
+_DUE: Final = -1
+_HELD: Final = 1
+_FULL: Final = 2
+_AT_CAP: Final = 3
+_DOWN: Final = 4
+_STATES: Final = {_DUE: FIT, 0: FIT, _HELD: FIT, _FULL: FIT, _AT_CAP: CAPPED, _DOWN: FAILING}
 
 TRUST_SECONDS: Final = 4.0
 STEADY_SECONDS: Final = 0.02
-SLOW_START_SECONDS: Final = 30.0
-SLOW_START_FLOOR: Final = 0.1
 KV_WEIGHT: Final = 0.15
 _KV_MAX: Final = 0.99
 
@@ -45,8 +53,12 @@ class Steady:
         at: monotonic seconds it was computed for.
         trust: weight of each pod's reading.
         typical: weighted mean of ``seen``.
-        factor: memory times start, see ``strategies.reasoning_aware``.
-        failing: which pods failed and are not due for a probe; None = none.
+        factor: memory: 1 + 0.15 k / (1 - k) with k = aged KV use: flat until the cache fills up, then steep.
+        failing: which pods failed and are not due for a probe, or want no work for now; None = none.
+        reduced: which pods may have only a share of their part of the work, see ``health``; None = none.
+        due: which of those are to be tried now, to see how they are; None = none.
+        cap: requests each pod is to have at once, as configured; 0 = any number.
+        caps: how many each seems to take, as learned, inf = not known; None = of none.
         measured: whether any reading has weight.
         order: positions by class, then load times factor: good enough for pools that only come in when a better one fails.
         usable: how many pods are not failing.
@@ -59,6 +71,10 @@ class Steady:
     typical: float
     factor: Floats
     failing: Bools | None
+    reduced: Bools | None
+    due: Bools | None
+    cap: int
+    caps: Floats | None
     measured: bool
     order: tuple[int, ...]
     usable: int
@@ -76,37 +92,95 @@ def weight(age: Floats) -> Floats:
     return out
 
 
-def steady(block: Floats, cap: int, now: float) -> Steady:
-    """Compute ``Steady`` for a block (columns x pods) of pods that take ``cap`` requests at once (0 = any number)."""
+def steady(block: Floats, cap: int, now: float, care: Care | None = None) -> Steady:
+    """Compute ``Steady`` for a block (columns x pods) of pods that take ``cap`` requests at once (0 = any number).
+
+    ``care`` is what is known of their health; None = all are well.
+    """
     trust = weight(now - block[col.SCRAPED_AT])
+    failing = (block[col.FAILURES] > 0.0) & (block[col.PROBE_AT] > now)
+    if care is not None:
+        if care.stuck is not None:
+            trust[care.stuck] = 0.0
+        if care.limited is not None:
+            failing |= care.limited
     total = float(trust.sum())
     typical = float(trust @ block[col.SEEN]) / total if total > 0.0 else 0.0
     kv = np.minimum(block[col.KV_USAGE] * trust, _KV_MAX)
-    started = np.clip((now - block[col.FIRST_SEEN]) / SLOW_START_SECONDS, SLOW_START_FLOOR, 1.0)
-    factor = (1.0 + KV_WEIGHT * kv / (1.0 - kv)) / started
-    failing = (block[col.FAILURES] > 0.0) & (block[col.PROBE_AT] > now)
+    factor = 1.0 + KV_WEIGHT * kv / (1.0 - kv)
     count = len(trust)
-    classes = np.zeros(count, np.int8)
-    if cap:
-        classes[capped(block, trust, cap)] = CAPPED
-    classes[failing] = FAILING
     failed = int(np.count_nonzero(failing))
-    order = np.lexsort(((load(block, trust, typical) + 1.0) * factor, classes)).tolist()
+    reduced, due, caps = (None, None, None) if care is None else (care.reduced, care.due, care.caps)
+    found = _classes(block, trust, cap, caps, failing if failed else None, reduced, None)
+    keys = (load(block, trust, typical) + 1.0) * factor
+    order = (keys.argsort(kind="stable") if found is None else np.lexsort((keys, found))).tolist()
     return Steady(
         at=now,
         trust=trust,
         typical=typical,
         factor=factor,
         failing=failing if failed else None,
+        reduced=reduced,
+        due=due,
+        cap=cap,
+        caps=caps,
         measured=total > 0.0,
         order=tuple(order),
         usable=count - failed,
-        best=int(classes[order[0]]),
+        best=state_of(found, order[0]),
         queue=float(trust @ block[col.WAITING]) / count,
     )
 
 
-def capped(block: Floats, trust: Floats, cap: int) -> Bools:
+def classes(block: Floats, state: Steady, overdrawn: Bools | None) -> npt.NDArray[np.int8] | None:
+    """Class of each pod, at this very moment; None if all are equal.
+
+    Args:
+        block: their columns.
+        state: of the same pods.
+        overdrawn: which have no credit for another request; needed where any is ``reduced``.
+    """
+    held = None
+    if state.reduced is not None and overdrawn is not None:
+        # A pod that failed and is due for a probe is not to wait for its share as well.
+        held = state.reduced & overdrawn & (block[col.FAILURES] == 0.0)
+    return _classes(block, state.trust, state.cap, state.caps, state.failing, held, state.due)
+
+
+def state_of(found: npt.NDArray[np.int8] | None, position: int) -> int:
+    """What state a pool is in whose best pod is at ``position``: FIT, CAPPED or FAILING."""
+    return FIT if found is None else _STATES[int(found[position])]
+
+
+def held_back(found: npt.NDArray[np.int8] | None) -> int:
+    """How many pods are held back to their share."""
+    return 0 if found is None else int(np.count_nonzero(found == _HELD))
+
+
+def _classes(
+    block: Floats,
+    trust: Floats,
+    cap: int,
+    caps: Floats | None,
+    failing: Bools | None,
+    held: Bools | None,
+    due: Bools | None,
+) -> npt.NDArray[np.int8] | None:
+    out = None
+    for which, number in (
+        (due, _DUE),
+        (held, _HELD),
+        (None if caps is None else capped(block, trust, caps), _FULL),
+        (capped(block, trust, cap) if cap else None, _AT_CAP),
+        (failing, _DOWN),
+    ):
+        if which is not None and which.any():
+            out = np.zeros(len(trust), np.int8) if out is None else out
+            out[which] = number
+    return out
+
+
+def capped(block: Floats, trust: Floats, cap: float | Floats) -> Bools:
     """Which pods have ``cap`` requests: of ours, or in all by a reading that still has half its weight."""
     out: Bools = block[col.INFLIGHT] >= cap
     out |= (trust >= 0.5) & (block[col.SEEN] >= cap)

@@ -1,13 +1,13 @@
 """The pod table: all that is known of every pod, one slot per (pool, endpoint).
 
 Written by the snapshot (``update``), the request path (``begin``, ``finish``, ``first_token``), the scraper (``observe``,
-``unreachable``) and the access log (``fail``, ``succeed``); read by ``place``. Slots are stable while the endpoint stays; after
-that they are used again under a new generation, so late news of a gone pod cannot hit its successor. Everything runs on one
-event loop; nothing here blocks, awaits or reads a clock. Times are monotonic seconds given by the caller.
+``unreachable``) and the access log (``fail``, ``succeed``, ``limit``); read by ``place``. Slots are stable while the endpoint
+stays; after that they are used again under a new generation, so late news of a gone pod cannot hit its successor. Everything
+runs on one event loop; nothing here blocks, awaits or reads a clock. Times are monotonic seconds given by the caller.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -20,6 +20,7 @@ from ralb_extproc.place.ask import Ask
 from ralb_extproc.place.columns import Bools, Floats
 from ralb_extproc.place.dice import Dice
 from ralb_extproc.place.flow import Flow, count_read, count_served, flow
+from ralb_extproc.place.health import Rules
 from ralb_extproc.place.ledger import NO_INFO, Flight, FlightInfo, Ledger
 from ralb_extproc.place.load import STEADY_SECONDS, Steady, steady
 from ralb_extproc.place.observe import Observer
@@ -29,15 +30,12 @@ from ralb_extproc.place.sample import PodSample
 from ralb_extproc.place.strategies import new_strategy
 from ralb_extproc.place.strategy import Scene, Served, Strategy
 from ralb_extproc.place.views import Change, PodKey, PoolView, select
+from ralb_extproc.place.ward import UNREACHABLE_AS, Care, Ward, probe_wait, rules_of
 
 MAX_PODS: Final = 16_384
 # A request reaches the engine's gauges this long after we placed it: network, tokenizer, one step.
 SETTLE_SECONDS: Final = 0.05
-# A failing pod is tried first at most this often, doubling with each failure in a row.
-PROBE_SECONDS: Final = 0.5
-PROBE_SECONDS_MAX: Final = 10.0
 _STALE_SECONDS: Final = 1.0
-_UNREACHABLE_AS: Final = 8.0  # failures in a row that a refused scrape stands for
 _RECENT_LIMIT: Final = 4096
 _PREFILL_RATE_MIN: Final = 100.0
 _PREFILL_RATE_MAX: Final = 1e6
@@ -71,6 +69,10 @@ class PodTable:
         self._prefixes = PoolPrefixes(prefix_entries)
         self._residency = Residency()
         self.observer = Observer()
+        self.ward = Ward(16)
+        self._draining: dict[
+            int, float
+        ] = {}  # slots of pods that left with flights of ours -> until when they are kept
 
     # ---- which pods there are ----
 
@@ -94,18 +96,24 @@ class PodTable:
 
         Of a part of a pool (``PoolView.narrowed``) nothing is kept.
         """
-        if self._views.get(view.pool) is not view:
-            return steady(self.block(view), view.cap, now)
-        found = self._steady.get(view.pool)
+        whole = self._views.get(view.pool)
+        found = self._steady.get(view.pool) if whole is view else None
         if found is None or not 0.0 <= now - found.at <= STEADY_SECONDS:
-            found = self._steady[view.pool] = steady(self.block(view), view.cap, now)
+            found = steady(self.block(view), view.cap, now, self.care(view, now))
+            if whole is view:
+                self._steady[view.pool] = found
         return found
+
+    def care(self, view: PoolView, now: float) -> Care:
+        """How well a pool's pods are, and what share of the work each may have for it."""
+        whole = self._views.get(view.pool, view)
+        return self.ward.care(view.pool, whole.select, view.select, self.data, now)
 
     def flow(self, view: PoolView, now: float) -> Flow:
         """How fast a pool works, and how much is too much for it; some milliseconds old at most."""
         found = self._flow.get(view.pool)
         if found is None or not 0.0 <= now - found.at <= STEADY_SECONDS:
-            found = flow(self.block(view), self.steady(view, now), view.cap, now, found)
+            found = flow(self.block(view), self.steady(view, now), self.care(view, now).share, now, found)
             if self._views.get(view.pool) is view:
                 self._flow[view.pool] = found
         return found
@@ -133,7 +141,9 @@ class PodTable:
             if hits is not None:
                 hits *= block[col.HIT_TRUST]
         resident = self.adapters(view, ask.adapter) if ask.adapter else None
-        return Scene(view, block, self.steady(view, now), hits, ask, now, dice, resident)
+        state = self.steady(view, now)
+        overdrawn = self.ward.overdrawn(view.select) if state.reduced is not None else None
+        return Scene(view, block, state, hits, ask, now, dice, resident, overdrawn)
 
     def slot(self, pool: str, address: str) -> int | None:
         """The slot of an endpoint, or None."""
@@ -152,14 +162,19 @@ class PodTable:
         """Take over the endpoints of a snapshot; surviving ones keep their state.
 
         A pod that joins a pool already served by others starts slowly; those found at the pool's first appearance do not.
+        One that is draining takes no new work; it is kept while requests of ours are in flight there, for the pool's time.
         Endpoints beyond ``MAX_PODS`` are left out and counted in ``refused``.
         """
         wanted: dict[str, tuple[tuple[str, ...], int]] = {}
         balancing: dict[str, Balancing] = {}
         total = refused = 0
         adapters: dict[str, frozenset[str]] = {}
+        rules: dict[str, Rules] = {}
+        leaving: set[tuple[str, str]] = set()
         for pool in pools:
             balancing[pool.id] = pool.balancing
+            rules[pool.id] = rules_of(pool)
+            leaving.update((pool.id, each.address) for each in pool.endpoints if each.draining)
             adapters[pool.id] = frozenset(pool.model.adapters)
             addresses = tuple(sorted({e.address for e in pool.endpoints if e.address and not e.draining}))
             room = MAX_PODS - total
@@ -168,12 +183,17 @@ class PodTable:
             total += len(addresses)
             if addresses:
                 wanted[pool.id] = (addresses, pool.concurrency_per_replica)
+        self.ward.follow(rules)
+        self._expire(now, leaving)
         dropped: list[int] = []
         for pool_id, view in self._views.items():
             keep = set(wanted[pool_id][0]) if pool_id in wanted else frozenset()
             for address, slot in zip(view.addresses, view.slots, strict=True):
                 if address not in keep:
-                    self._drop(pool_id, address, slot)
+                    if (pool_id, address) in leaving and self.data[col.INFLIGHT, slot] > 0.0:
+                        self._drain(pool_id, address, slot, now + rules[pool_id].drain)
+                    else:
+                        self._drop(pool_id, address, slot)
                     dropped.append(slot)
         added: list[int] = []
         views: dict[str, PoolView] = {}
@@ -210,6 +230,7 @@ class PodTable:
             have = len(self._keys)
             more = max(have, count)
             self.data = np.concatenate([self.data, col.empty(more)], axis=1)
+            self.ward.grow(more)
             self._keys.extend([None] * more)
             self._recent.extend(deque() for _ in range(more))
             free.extend(range(have, have + more))
@@ -235,11 +256,41 @@ class PodTable:
 
     def _drop(self, pool: str, address: str, slot: int) -> None:
         del self._slot_of[pool, address]
+        self._forget(pool, slot)
+        self._free(slot)
+
+    def _free(self, slot: int) -> None:
+        self._draining.pop(slot, None)
         self._keys[slot] = None
         self._recent[slot] = deque()
         col.reset(self.data, slot)
+        self.ward.reset(slot)
         self.observer.forget(slot)
+
+    def _drain(self, pool: str, address: str, slot: int, until: float) -> None:
+        """The pod leaves, but not its flights: it is in no view and has no address any more, but still is who it was."""
+        del self._slot_of[pool, address]
         self._forget(pool, slot)
+        self._draining[slot] = until
+
+    def _expire(self, now: float, leaving: Container[tuple[str, str]] | None = None) -> None:
+        """Let go of draining pods whose time is over, or which are not among those leaving any more."""
+        for slot, until in list(self._draining.items()):
+            key = self._keys[slot]
+            if now >= until or key is None or (leaving is not None and (key.pool, key.address) not in leaving):
+                self._free(slot)
+
+    def draining(self) -> Iterable[tuple[PodKey, float, float]]:
+        """Pods that left with flights of ours: who, how many flights, until when they are waited for."""
+        for slot, until in self._draining.items():
+            key = self._keys[slot]
+            if key is not None:
+                yield key, float(self.data[col.INFLIGHT, slot]), until
+
+    def _member(self, slot: int) -> PodKey | None:
+        """Who a slot is, if it is in its pool's view: not nobody, and not draining."""
+        key = self.key(slot)
+        return key if slot not in self._draining else None
 
     def _forget(self, pool: str, slot: int) -> None:
         """The pod's cache is gone, and what a strategy remembers of it."""
@@ -260,13 +311,13 @@ class PodTable:
 
     def record_prefix(self, prefix: Prefix, slot: int) -> None:
         """Note that a pod was sent a prompt."""
-        key = self.key(slot)
+        key = self._member(slot)
         if key is not None:
             self._prefixes[key.pool].record(prefix, slot)
 
     def prefix_index(self, slot: int) -> PrefixIndex | None:
         """The index of a pod's pool, for what the pod itself says of its cache; None for a slot that is nobody's."""
-        key = self.key(slot)
+        key = self._member(slot)
         return self._prefixes[key.pool] if key is not None else None
 
     def adapters(self, view: PoolView, name: str) -> Bools | None:
@@ -277,7 +328,7 @@ class PodTable:
 
     def placed(self, slot: int, ask: Ask, now: float) -> None:
         """A request was charged to a pod: it will hold the prompt soon, and the strategy is told."""
-        key = self.key(slot)
+        key = self._member(slot)
         if key is not None:
             self._prefixes[key.pool].record(ask.prefix, slot)
             self._strategies[key.pool].placed(self._views[key.pool], slot, ask, now)
@@ -310,17 +361,23 @@ class PodTable:
         if key is None:
             return
         data = self.data
+        seen = float(data[col.SEEN, slot])
+        flight.load = max(float(data[col.INFLIGHT, slot]), seen)
+        flight.queued = bool(data[col.WAITING, slot] > 0.0 and now - data[col.SCRAPED_AT, slot] < _STALE_SECONDS)
         data[col.INFLIGHT, slot] += 1.0
         data[col.PREFILL, slot] += prefill
         data[col.DECODE, slot] += decode
         data[col.SINCE, slot] += 1.0
-        data[col.SEEN, slot] += 1.0
+        data[col.SEEN, slot] = seen + 1.0
         since = max(0.0, now - float(data[col.BACKLOG_AT, slot]))
         flight.ahead = max(0.0, float(data[col.BACKLOG, slot]) - float(data[col.PREFILL_RATE, slot]) * since)
         data[col.BACKLOG, slot] = flight.ahead + prefill
         data[col.BACKLOG_AT, slot] = now
         if data[col.FAILURES, slot]:
-            data[col.PROBE_AT, slot] = now + _probe_wait(float(data[col.FAILURES, slot]))
+            data[col.PROBE_AT, slot] = now + probe_wait(float(data[col.FAILURES, slot]))
+            self._steady.pop(key.pool, None)
+        view = self._views.get(key.pool)
+        if view is not None and self.ward.placed(key.pool, view.select, slot, now):
             self._steady.pop(key.pool, None)
         flight.recent = True
         recent = self._recent[slot]
@@ -348,6 +405,7 @@ class PodTable:
         for flight in expired:
             self._release(flight)
         self.lost += len(expired)
+        self._expire(now)
         return len(expired)
 
     def _release(self, flight: Flight) -> None:
@@ -360,6 +418,8 @@ class PodTable:
         data[col.INFLIGHT, slot] -= 1.0
         if data[col.INFLIGHT, slot] <= 0.0:  # nothing in flight: also wipe what rounding left
             data[[col.INFLIGHT, col.PREFILL, col.DECODE], slot] = 0.0
+            if slot in self._draining:
+                self._free(slot)
         else:
             data[col.PREFILL, slot] -= flight.prefill
             data[col.DECODE, slot] -= flight.decode
@@ -374,14 +434,16 @@ class PodTable:
 
     def observe(self, slot: int, sample: PodSample, now: float) -> None:
         """Take over a reading. One that lacks the load leaves the last load to age."""
-        key = self.key(slot)
+        key = self._member(slot)
         if key is None:
             return
         data = self.data
         if now - data[col.SCRAPED_AT, slot] > _STALE_SECONDS:
             self._steady.pop(key.pool, None)
         if data[col.UNREACHABLE, slot] and sample.started > data[col.FAILED_AT, slot]:
-            self.succeed(slot)
+            self._came_back(slot, key.pool, now)
+        if self.ward.read(slot, sample, now):
+            self._steady.pop(key.pool, None)
         if sample.kv_usage is not None:
             data[col.KV_USAGE, slot] = sample.kv_usage
         if sample.kv_capacity is not None and sample.kv_capacity != data[col.KV_CAPACITY, slot]:
@@ -390,7 +452,7 @@ class PodTable:
         if self.observer.take(data, slot, sample):
             # A new process: its cache is empty.
             self._forget(key.pool, slot)
-            data[col.FIRST_SEEN, slot] = sample.started
+            self._restarted(slot, sample.started)
         self._residency.take(self._views[key.pool], slot, sample.adapters, sample.adapter_room)
         if sample.waiting is None or sample.running is None:
             return
@@ -409,43 +471,86 @@ class PodTable:
 
         It is still probed by a request now and then, since the scraper's way to it may be shut alone. Its cache is gone.
         """
-        key = self.key(slot)
+        key = self._member(slot)
         if key is not None and not self.data[col.UNREACHABLE, slot]:
-            self.data[col.FAILURES, slot] = max(_UNREACHABLE_AS, float(self.data[col.FAILURES, slot]))
-            self.fail(slot, now)
+            self.data[col.FAILURES, slot] = max(UNREACHABLE_AS, float(self.data[col.FAILURES, slot]))
+            self._put_last(slot, key.pool, now)
             self.data[col.UNREACHABLE, slot] = 1.0
             self._forget(key.pool, slot)
 
     # ---- how requests went ----
 
-    def fail(self, slot: int, now: float) -> None:
-        """A request failed on the pod: it goes last until its next probe, and longer with every failure in a row."""
-        key = self.key(slot)
-        if key is None:
-            return
-        self._steady.pop(key.pool, None)
+    def fail(self, slot: int, now: float, *, refused: bool = False) -> None:
+        """A request failed on the pod: it goes last until its next probe, and longer with every failure in a row.
+
+        ``refused``: it found no connection, so that the pod, when it is back, is taken for a new process.
+        """
+        key = self._member(slot)
+        if key is not None:
+            self.ward.failed(slot, refused=refused)
+            self._put_last(slot, key.pool, now)
+
+    def _put_last(self, slot: int, pool: str, now: float) -> None:
+        self._steady.pop(pool, None)
         data = self.data
         data[col.FAILURES, slot] = min(data[col.FAILURES, slot] + 1.0, 1000.0)
         data[col.FAILED_AT, slot] = now
-        data[col.PROBE_AT, slot] = now + _probe_wait(float(data[col.FAILURES, slot]))
+        data[col.PROBE_AT, slot] = now + probe_wait(float(data[col.FAILURES, slot]))
 
-    def succeed(self, slot: int) -> None:
-        """A request was served: the pod is as good as any."""
-        key = self.key(slot)
-        if key is not None and self.data[col.FAILURES, slot]:
+    def succeed(self, slot: int, now: float) -> None:
+        """A request was served."""
+        key = self._member(slot)
+        if key is not None:
+            if self.data[col.FAILURES, slot]:
+                self._came_back(slot, key.pool, now)
+            self.ward.served(slot)
+
+    def _came_back(self, slot: int, pool: str, now: float) -> None:
+        """A pod that failed answers again."""
+        data = self.data
+        if data[col.UNREACHABLE, slot] or self.ward.was_down(slot):
+            self._restarted(slot, now)
+        data[[col.FAILURES, col.UNREACHABLE], slot] = 0.0
+        data[col.PROBE_AT, slot] = -np.inf
+        self._steady.pop(pool, None)
+
+    def _restarted(self, slot: int, now: float) -> None:
+        self.data[col.FIRST_SEEN, slot] = now
+        self.ward.restarted(slot)
+
+    def limit(self, slot: int, seconds: float | None, now: float) -> None:
+        """The pod wants no work for so many seconds (None: it did not say): it gets none before they are over."""
+        key = self._member(slot)
+        if key is not None:
+            self.ward.limited(slot, seconds, now)
             self._steady.pop(key.pool, None)
-            self.data[[col.FAILURES, col.UNREACHABLE], slot] = 0.0
-            self.data[col.PROBE_AT, slot] = -np.inf
+
+    def learn_times(
+        self, flight: Flight, *, ttft: float | None, duration: float, output: int, cached: float | None = None
+    ) -> None:
+        """Learn how fast a pod is from an answer it gave in full.
+
+        Args:
+            flight: as ``finish`` gave it.
+            ttft: seconds from the request to the first token of a stream; None if not known.
+            duration: seconds from the request to the end.
+            output: tokens of the answer.
+            cached: prompt tokens it found in its cache; None = as expected.
+        """
+        key = self._member(flight.slot)
+        if key is not None and key.generation == flight.generation:
+            uncached = flight.uncached if cached is None else max(0.0, flight.info.input_tokens - cached)
+            self.ward.timed(flight, key.pool, ttft=ttft, duration=duration, output=output, uncached=uncached)
 
     def answered(self, slot: int, served: Served, now: float) -> None:
         """A pod answered a request in full; the strategy is told."""
-        key = self.key(slot)
+        key = self._member(slot)
         if key is not None:
             self._strategies[key.pool].finished(slot, served, now)
 
     def learn_work(self, slot: int, work: float, seconds: float, now: float) -> None:
         """Note that a request was served in so many seconds; ``work`` as of ``flow.work_of``."""
-        if self.key(slot) is not None:
+        if self._member(slot) is not None:
             count_served(self.data, slot, work, seconds, now)
 
     def learn_prefill(self, flight: Flight, ttft: float) -> None:
@@ -455,7 +560,7 @@ class PodTable:
         the pool's, not the pod's: its pods are replicas, and single samples are far too noisy to tell them apart.
         """
         tokens = flight.ahead + flight.uncached
-        key = self.key(flight.slot)
+        key = self._member(flight.slot)
         if ttft <= 0.0 or tokens < _PREFILL_LEARN_TOKENS or key is None or key.generation != flight.generation:
             return
         rate = min(max(tokens / ttft, _PREFILL_RATE_MIN), _PREFILL_RATE_MAX)
@@ -470,12 +575,7 @@ class PodTable:
             expected: tokens expected to be cached, as placed (with trust already applied).
             actual: tokens its answer said were cached.
         """
-        if expected > 0.0 and self.key(slot) is not None:
+        if expected > 0.0 and self._member(slot) is not None:
             trust = float(self.data[col.HIT_TRUST, slot])
             came_true = min(max(actual * trust / expected, 0.0), 1.0)
             self.data[col.HIT_TRUST, slot] = max(_TRUST_MIN, trust + _LEARN * (came_true - trust))
-
-
-def _probe_wait(failures: float) -> float:
-    wait: float = min(PROBE_SECONDS * 2.0 ** (min(failures, 16.0) - 1.0), PROBE_SECONDS_MAX)
-    return wait

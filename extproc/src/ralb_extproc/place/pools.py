@@ -6,7 +6,7 @@ share is exactly its part of the sum. Weight 0 comes after all others.
     static    weight
     dynamic   weight x pods x drain / (1 + excess queue)
 
-pods      those that do not fail
+pods      those that do not fail, each at the share of work its health allows
 drain     work per second of a full pod, speed x room (``flow``), drawn towards the mean of the peers by ``_SPEED_PRIOR`` and
           ``_ROOM_PRIOR`` as long as little was seen, within ``_SPAN`` of it: unmeasured pools count by their pods
 excess    time until the pool's queue is worked off beyond that of the peer where this is least, in units of the time a
@@ -26,6 +26,7 @@ NEAR_PRICE: Final = 1.05
 _SPEED_PRIOR: Final = 20.0  # requests in the batch x seconds
 _ROOM_PRIOR: Final = 50.0  # the same, while requests queue
 _SPAN: Final = 20.0
+_LEAST_PODS: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def effective(peers: Sequence[Peer]) -> list[float]:
     seen = sum(flow.pods for flow in known)
     typical_pods = max(1.0, seen / len(known)) if known else 1.0
     drains = _drains(peers)
-    pods = [max(1.0, peer.flow.pods) if peer.flow is not None else typical_pods for peer in peers]
+    pods = [max(_LEAST_PODS, peer.flow.pods) if peer.flow is not None else typical_pods for peer in peers]
     mean = sum(n * drain for n, drain in zip(pods, drains, strict=True)) / sum(pods)
     waits = [peer.queue * mean / drain for peer, drain in zip(peers, drains, strict=True)]
     least = min(waits)

@@ -59,4 +59,4 @@ def _pool_excess(pods: PodTable, pool: str, now: float) -> float | None:
     state = pods.steady(view, now)
     if state.best == FAILING:
         return None
-    return 1.0 if all_capped(pods.block(view), state, view.cap) else pods.flow(view, now).excess
+    return 1.0 if all_capped(pods.block(view), state) else pods.flow(view, now).excess

@@ -1,7 +1,8 @@
 """What a balancing strategy is: a cost per pod. Everything else about the order of pods is the same for all of them.
 
-Before the cost comes the class: fit pods, then pods at their concurrency cap, then pods that failed and are not yet due for a
-probe. Costs are multiplied by a random 1 to 1.02, so near equals share the work and replicas of the processor do not herd.
+Before the cost comes the class: fit pods, then those held back to their share of the work (``health``), then pods at their
+concurrency cap, then pods that failed and are not yet due for a probe. Costs are multiplied by a random 1 to 1.02, so near equals
+share the work and replicas of the processor do not herd.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from ralb_extproc.place.ask import Ask
 from ralb_extproc.place.columns import Bools, Floats
 from ralb_extproc.place.dice import Dice
-from ralb_extproc.place.load import CAPPED, FAILING, FIT, Steady, capped
+from ralb_extproc.place.load import Steady, classes, held_back, state_of
 from ralb_extproc.place.views import PoolView
 
 NEAR: Final = 0.02
@@ -35,6 +36,7 @@ class Scene:
         now: monotonic seconds.
         dice: chance.
         resident: which pods hold the request's LoRA adapter; None = it asks for none, or no pod is known to.
+        overdrawn: which pods have had their share of the work; only where ``steady.reduced`` has any.
     """
 
     view: PoolView
@@ -45,6 +47,7 @@ class Scene:
     now: float
     dice: Dice
     resident: Bools | None = None
+    overdrawn: Bools | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +108,9 @@ class Ranking:
 
     Attributes:
         order: positions in the pool's view, best first; at least the first ``want`` of them.
-        best: class of the first: FIT, CAPPED or FAILING.
+        best: state of the first: FIT, CAPPED or FAILING.
         usable: how many pods are FIT or CAPPED.
+        held: how many are held back to their share.
         score: the first pod's cost, without the random factor.
         uncached: prompt tokens the first pod would have to prefill.
     """
@@ -116,29 +120,23 @@ class Ranking:
     usable: int
     score: float
     uncached: float
+    held: int = 0
 
 
 def rank(strategy: Strategy, scene: Scene, want: int) -> Ranking:
     """Rank the pods of a scene; ``want`` of the best are needed in order."""
-    state, cap, input_tokens = scene.steady, scene.view.cap, scene.ask.input_tokens
+    state, input_tokens = scene.steady, scene.ask.input_tokens
     costs = scene_costs = strategy.costs(scene)
     if strategy.spreads:
         costs = scene.dice.many(len(costs)) * NEAR
         costs += 1.0
         costs *= scene_costs
-    classes: npt.NDArray[np.int8] | None = None
-    if cap:
-        full = capped(scene.block, state.trust, cap)
-        if full.any():
-            classes = full * np.int8(CAPPED)
-    if state.failing is not None:
-        classes = np.zeros(len(costs), np.int8) if classes is None else classes
-        classes[state.failing] = FAILING
-    order = _order(costs, classes, want)
+    found = classes(scene.block, state, scene.overdrawn)
+    order = _order(costs, found, want)
     first = order[0]
     uncached = float(input_tokens) if scene.hits is None else max(0.0, input_tokens - float(scene.hits[first]))
-    best = FIT if classes is None else int(classes[first])
-    return Ranking(order, best, state.usable, float(scene_costs[first]), uncached)
+    best = state_of(found, first)
+    return Ranking(order, best, state.usable, float(scene_costs[first]), uncached, held_back(found))
 
 
 def rank_spare(state: Steady, input_tokens: int) -> Ranking:
@@ -146,10 +144,10 @@ def rank_spare(state: Steady, input_tokens: int) -> Ranking:
     return Ranking(state.order, state.best, state.usable, 0.0, float(input_tokens))
 
 
-def _order(keys: Floats, classes: npt.NDArray[np.int8] | None, want: int) -> list[int]:
+def _order(keys: Floats, found: npt.NDArray[np.int8] | None, want: int) -> list[int]:
     count = len(keys)
-    if classes is not None:
-        order: list[int] = np.lexsort((keys, classes)).tolist()
+    if found is not None:
+        order: list[int] = np.lexsort((keys, found)).tolist()
     elif count < _PARTIAL or want >= count:
         order = keys.argsort(kind="stable").tolist()
     else:

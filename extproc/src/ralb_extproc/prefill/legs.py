@@ -146,7 +146,7 @@ class Legs:
         answer = read_answer(data)
         flight = self._pods.finish(leg_id(leg.decision_id))
         if flight is not None and self._pods.is_current(flight.slot, flight.generation):
-            self._pods.succeed(flight.slot)
+            self._pods.succeed(flight.slot, self._clock())
             self._pods.learn_prefill(flight, self._clock() - began)
             hit = flight.info.hit_tokens
             if answer.cached_tokens is not None and hit >= _MIN_HIT_TOKENS:
@@ -186,4 +186,4 @@ class Legs:
         if outcome.attempts > 1 or outcome.failure in POD_FAILURES:
             self._pods.fail(slot, self._clock())
         elif 200 <= outcome.status < 300:
-            self._pods.succeed(slot)
+            self._pods.succeed(slot, self._clock())

@@ -1,0 +1,127 @@
+"""Whether a pod is slow for what it is asked: its times next to those its peers need for the same work.
+
+Of each pod the means of log time y and of two features x (logs of the work and of the requests it had) are kept, over its last
+two dozen answers. What the features explain is told by how y and x vary together *within* pods (the "within" estimator of panel
+data: Wooldridge, Econometric Analysis of Cross Section and Panel Data, ch. 10), so a pod that is slow and therefore full does
+not pass for one that is slow because it is full:
+
+    slope    b = argmin over all answers of sum (y - mean_pod y - b (x - mean_pod x))^2, drawn to a prior, within bounds
+    level    a_pod = mean_pod y - b mean_pod x
+    slowness s_pod = (a_pod - median of its peers' a) n / (n + PRIOR)     log of the factor; the last term keeps few answers from
+                                                                          saying much
+
+A pool that is slow as a whole has nobody who is slower than the others.
+"""
+
+from dataclasses import dataclass, field
+from math import log
+from typing import Final
+
+import numpy as np
+
+from ralb_extproc.place.columns import Floats
+
+# Rows of a relation in a pod's state: how many answers (up to _MEMORY) and the means over them.
+COUNT, Y, X1, X2, ROWS = range(5)
+PRIOR: Final = 4.0
+_MEMORY: Final = 24.0
+_POOL_MEMORY: Final = 400.0
+_RIDGE: Final = 0.05
+# One answer counts for no more than this factor more or less than its pod's mean.
+_CLIP: Final = log(8.0)
+# A peer with fewer answers is nobody's measure.
+_PEER_MIN: Final = 6.0
+
+
+@dataclass(slots=True)
+class Relation:
+    """How one kind of time depends on two features, learned over a pool.
+
+    Attributes:
+        first: first of its ``ROWS`` rows in the pods' state.
+        prior: slopes where nothing is learned.
+        most: largest slopes believed; the least is 0.
+    """
+
+    first: int
+    prior: tuple[float, float]
+    most: tuple[float, float]
+    _s11: float = 0.0
+    _s12: float = 0.0
+    _s22: float = 0.0
+    _s1y: float = 0.0
+    _s2y: float = 0.0
+    _seen: float = field(default=0.0)
+
+    def add(self, state: Floats, slot: int, seconds: float, x1: float, x2: float) -> None:
+        """Take in an answer of a pod; x1 and x2 are at least 0, before the logarithm."""
+        if seconds <= 0.0:
+            return
+        first = self.first
+        y, x1, x2 = log(seconds), log(1.0 + x1), log(1.0 + x2)
+        count, mean, m1, m2 = state[first : first + ROWS, slot].tolist()
+        count = min(count, _MEMORY - 1.0)
+        if count >= 1.0:
+            b1, b2 = self.slopes()
+            d1, d2 = x1 - m1, x2 - m2
+            # Clipped around what the pod's own mean and the slopes say, so that a large request is no outlier.
+            expected = mean + b1 * d1 + b2 * d2
+            y = min(max(y, expected - _CLIP), expected + _CLIP)
+            self._vary(d1, d2, y - mean, count / (count + 1.0))
+        part = 1.0 / (count + 1.0)
+        state[first : first + ROWS, slot] = (
+            count + 1.0,
+            mean + part * (y - mean),
+            m1 + part * (x1 - m1),
+            m2 + part * (x2 - m2),
+        )
+
+    def _vary(self, d1: float, d2: float, dy: float, weight: float) -> None:
+        self._seen = min(self._seen + 1.0, _POOL_MEMORY)
+        part = 1.0 / self._seen
+        self._s11 += part * (weight * d1 * d1 - self._s11)
+        self._s12 += part * (weight * d1 * d2 - self._s12)
+        self._s22 += part * (weight * d2 * d2 - self._s22)
+        self._s1y += part * (weight * d1 * dy - self._s1y)
+        self._s2y += part * (weight * d2 * dy - self._s2y)
+
+    def slopes(self) -> tuple[float, float]:
+        """By how much log time grows with each feature."""
+        p1, p2 = self.prior
+        a, b, c = self._s11 + _RIDGE, self._s12, self._s22 + _RIDGE
+        u, v = self._s1y + _RIDGE * p1, self._s2y + _RIDGE * p2
+        over = a * c - b * b
+        return (
+            min(max((c * u - b * v) / over, 0.0), self.most[0]),
+            min(max((a * v - b * u) / over, 0.0), self.most[1]),
+        )
+
+    def slowness(self, state: Floats) -> Floats:
+        """Log of how many times slower than its peers each pod of a (rows x pods) state is, (pods,); 0 = as they are."""
+        count = state[self.first + COUNT]
+        b1, b2 = self.slopes()
+        level = state[self.first + Y] - b1 * state[self.first + X1] - b2 * state[self.first + X2]
+        out: Floats = level - peers_median(level, count >= _PEER_MIN)
+        out *= count / (count + PRIOR)
+        out[~np.isfinite(out)] = 0.0
+        return out
+
+
+def peers_median(values: Floats, counts: Floats | np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Floats:
+    """For each of (n,) values the median of the others that count; NaN where nobody else does.
+
+    Args:
+        values: one per pod.
+        counts: which of them may be a measure for others.
+    """
+    counts = np.asarray(counts, np.bool_)
+    ranked = np.sort(values[counts])
+    others = len(ranked) - counts
+    # Of those ranked without oneself, the two in the middle; from one's own place on, they are one further along.
+    low, high = (others - 1) // 2, others // 2
+    own = np.where(counts, np.searchsorted(ranked, values), len(ranked))
+    out = np.full(len(values), np.nan)
+    some = others > 0
+    low, high = low + (low >= own), high + (high >= own)
+    out[some] = (ranked[low[some]] + ranked[high[some]]) / 2.0
+    return out
