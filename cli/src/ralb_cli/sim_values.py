@@ -92,7 +92,7 @@ def known_policies(asked: Sequence[str], known: Sequence[str]) -> list[str]:
         elif name in known or ALIASES.get(name) in known:
             found[name] = None
         else:
-            names = ", ".join(dict.fromkeys(["all", *ALIASES, *known]))
+            names = ", ".join(dict.fromkeys(["all", *(one for one in ALIASES if ALIASES[one] in known), *known]))
             raise ValueError(f"--policy: unknown policy {name!r}; known: {names}")
     return list(found)
 

@@ -36,7 +36,7 @@ def results(tmp_path: Path, *words: str) -> tuple[list[dict[str, Any]], str]:
 def test_the_example(tmp_path: Path) -> None:
     words = [
         "--policy",
-        "reasoning-aware,round-robin,oracle",
+        "product,round-robin,oracle",
         "--load",
         "0.5,0.8",
         "--staleness-ms",
