@@ -87,7 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-queued", type=int, default=10_000, help="requests held at most before new ones get 503")
     add("--kv-events-port", type=int, default=0, help="publish KV events as vLLM does, on this port of --host")
     add("--kv-events-replay-port", type=int, default=0, help="port where missed events can be had again")
-    add("--kv-events-maps", action="store_true", help="events as maps, as newer vLLMs send them, rather than arrays")
+    add(
+        "--kv-events-encoding",
+        choices=("array", "map"),
+        default="array",
+        help="how events are written; newer vLLMs send maps",
+    )
     add("--sidecar", choices=("yes", "no"), default="no", help="have prompts computed where x-prefiller-host-port says")
     add("--faults", metavar="JSON", help="faults in force from the start, as POST /admin/faults takes them")
     add("--startup-delay", type=float, default=0.0, help="real seconds before listening, as if loading weights")
@@ -128,7 +133,7 @@ def _kv_events(options: argparse.Namespace) -> KvEventsConfig | None:
     if not options.kv_events_port:
         return None
     host = f"[{options.host}]" if ":" in options.host else options.host
-    return KvEventsConfig(options.kv_events_port, options.kv_events_replay_port, host, options.kv_events_maps)
+    return KvEventsConfig(options.kv_events_port, options.kv_events_replay_port, host, options.kv_events_encoding == "map")
 
 
 async def _serve(config: ServerConfig, rules: list[FaultRule], options: argparse.Namespace) -> int:

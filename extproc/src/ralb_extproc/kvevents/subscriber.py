@@ -96,6 +96,7 @@ class Subscriber:
         view: what is told.
         clock: monotonic seconds.
         wall: Unix seconds.
+        idle: seconds without a message after which a pod that serves requests is connected to anew.
 
     Attributes:
         gaps: by what became of them: replayed, lost.
@@ -109,11 +110,13 @@ class Subscriber:
         view: KvView,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        idle: float = 10.0,
     ) -> None:
         self._pods = pods
         self._view = view
         self._clock = clock
         self._wall = wall
+        self._idle = idle
         self._context = zmq.asyncio.Context()
         self._turn = _Turn()
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
@@ -172,17 +175,31 @@ class Subscriber:
 
     async def _run(self, stream: Stream) -> None:
         try:
-            with self._socket(zmq.SUB, stream.url, _WAITING) as socket:
-                socket.setsockopt(zmq.SUBSCRIBE, b"")
-                while True:
-                    frames = await socket.recv_multipart()
-                    try:
-                        await self._take(stream, message(frames))
-                    except WireError as error:
-                        self._failed(stream, error.kind)
+            while True:
+                with self._socket(zmq.SUB, stream.url, _WAITING) as socket:
+                    socket.setsockopt(zmq.SUBSCRIBE, b"")
+                    await self._listen(stream, socket)
         except zmq.ZMQError as error:
             self._failed(stream, "socket")
             _log.error("pool %s: cannot listen at %s: %s", stream.pool, stream.url, error)
+
+    async def _listen(self, stream: Stream, socket: Any) -> None:
+        """Take what comes; returns when nothing does though it should.
+
+        ZeroMQ mends connections that break, but not those it gave up for what the other side sent.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(self._idle):
+                    frames = await socket.recv_multipart()
+            except TimeoutError:
+                if self._view.unheard(stream.generation):
+                    return
+                continue
+            try:
+                await self._take(stream, message(frames))
+            except WireError as error:
+                self._failed(stream, error.kind)
 
     async def _take(self, stream: Stream, news: Message) -> None:
         expected, view = stream.expected, self._view

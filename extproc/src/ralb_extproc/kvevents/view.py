@@ -162,6 +162,11 @@ class KvView:
                 self.counts["cleared"] += 1
                 self.emptied(generation)
 
+    def unheard(self, generation: int) -> bool:
+        """Whether a pod served requests that must have added blocks, without a word since."""
+        view = self._views.get(generation)
+        return view is not None and view.unheard > 0
+
     def emptied(self, generation: int) -> None:
         """A pod's cache is empty: it was cleared, or its engine restarted."""
         view = self._views.get(generation)
