@@ -136,8 +136,8 @@ def pod(*readings, every=0.2, start=100.0):
     return data
 
 
-def flow_of(data, now, before=None, cap=0):
-    return flow(data, steady(data, cap, now), cap, now, before)
+def flow_of(data, now, before=None, cap=0, share=1.0):
+    return flow(data, steady(data, cap, now), np.full(data.shape[1], share), now, before)
 
 
 class TestFlow:
@@ -153,6 +153,13 @@ class TestFlow:
     def test_a_restart_and_a_gap_say_nothing(self):
         assert flow_of(pod((0, 4, 5000), (0, 4, 10)), 100.2).work == 0.0
         assert flow_of(pod((0, 4, 0), (0, 4, 9999), every=60.0), 160.0).work == 0.0
+
+    def test_pods_count_by_their_health(self):
+        data = columns.empty(3)
+        assert flow_of(data, 100.0, share=0.5).pods == 1.5
+        data[[columns.FAILURES, columns.PROBE_AT], 0] = 1.0, 200.0
+        assert flow_of(data, 100.0, share=0.5).pods == 1.0
+        assert flow_of(data, 300.0).pods == 3.0
 
     def test_it_is_forgotten(self):
         data = pod(*((9, 8, 80 * i) for i in range(50)))
