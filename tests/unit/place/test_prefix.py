@@ -133,6 +133,39 @@ def test_what_the_caches_must_have_evicted_is_forgotten():
     assert index.hits(hash_blocks(text(19, 4096)), (0,), 100) is not None
 
 
+def test_what_a_pod_says_it_evicted_ends_its_hits_there():
+    index = PrefixIndex()
+    prompt = hash_blocks(text("p", 2048))
+    for slot in (0, 1):
+        index.record(prompt, slot)
+    index.evict(0, prompt.hashes[4:6])
+    assert hits(index, text("p", 2048), 3) == [1024, 2048, 0]
+    index.evict(2, prompt.hashes)  # a pod never heard of
+    index.record(prompt, 0)
+    assert hits(index, text("p", 2048), 3) == [2048, 2048, 0]
+
+
+def test_eviction_reaches_the_old_generation():
+    index = PrefixIndex(entries=20)
+    prompt = hash_blocks(text("p", 2048))
+    index.record(prompt, 0)
+    index.record(hash_blocks(text("q", 4096)), 0)
+    assert prompt.hashes[0] in index._old
+    index.evict(0, prompt.hashes[:1])
+    assert hits(index, text("p", 2048), 1) == [0]
+
+
+def test_what_a_pod_says_it_holds_is_expected_and_bounded():
+    index = PrefixIndex(entries=100)
+    prompt = hash_blocks(text("p", 2048))
+    index.hold(3, prompt.hashes[:4])
+    assert hits(index, text("p", 2048), 5) == [0, 0, 0, 1024, 0]
+    for i in range(1000):
+        index.hold(3, hash_blocks(text(i, 2048)).hashes)
+        assert len(index) + len(index._dying) <= 300 + MAX_BLOCKS
+    assert hits(index, text("p", 2048), 5) == [0] * 5
+
+
 def test_the_same_prompt_again_takes_no_room():
     index = PrefixIndex()
     index.capacity = 10_000

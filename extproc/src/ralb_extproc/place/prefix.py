@@ -139,11 +139,7 @@ class PrefixIndex:
                 new += end - start
             young[h] = known | mask
         self._stored += new
-        dying = self._dying
-        for _ in range(min(len(dying), _DRAIN + 4 * len(prefix.hashes))):
-            dying.popitem()
-        if len(young) >= self.entries or self._stored > self.capacity * _FULL_BYTES > 0.0:
-            self._rotate()
+        self._bound(len(prefix.hashes))
 
     def hits(self, prefix: Prefix, slots: tuple[int, ...], tokens: int) -> Floats | None:
         """Prompt tokens each pod is expected to hold already.
@@ -202,11 +198,12 @@ class PrefixIndex:
         bit = self._bit.get(slot)
         mask = 1 << (self._take_bit(slot) if bit is None else bit)
         young, old, live = self._young, self._old, self._live
+        count = 0
         for h in hashes:
             known = young.get(h)
             young[h] = (old.get(h, 0) & live if known is None else known) | mask
-        if len(young) >= self.entries:
-            self._rotate()
+            count += 1
+        self._bound(count)
 
     def evict(self, slot: int, hashes: Iterable[int]) -> None:
         """Note that a pod no longer holds these blocks, and so nothing that follows them."""
@@ -242,6 +239,14 @@ class PrefixIndex:
         self._asked = ()
         self._live |= 1 << bit
         return bit
+
+    def _bound(self, added: int) -> None:
+        """Drop some of the generation before the old one; begin another when the young one is full."""
+        dying = self._dying
+        for _ in range(min(len(dying), _DRAIN + 4 * added)):
+            dying.popitem()
+        if len(self._young) >= self.entries or self._stored > self.capacity * _FULL_BYTES > 0.0:
+            self._rotate()
 
     def _rotate(self) -> None:
         self._dying, self._old, self._young = self._old, self._young, {}
