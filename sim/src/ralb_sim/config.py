@@ -1,6 +1,7 @@
 """What a simulated server is told at its start; plain data, validated once."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from ralb_sim.engine import EngineConfig
 from ralb_sim.profiles import Profile
@@ -32,6 +33,15 @@ class KvEventsConfig:
         _within("kv_events replay_port", self.replay_port, 0, 65_535)
 
 
+class MetricsDialect(StrEnum):
+    """Whose metrics page a pod shows."""
+
+    VLLM = "vllm"
+    VLLM_OLD = "vllm-old"
+    SGLANG = "sglang"
+    TENSORRT_LLM = "tensorrt-llm"
+
+
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
     """One simulated pod.
@@ -51,6 +61,9 @@ class ServerConfig:
         seed: Seed of everything random (faults, tool calls).
         sidecar: Have prompts computed by the pod that a request's `x-prefiller-host-port` names.
         kv_events: How to publish KV events; None = not at all.
+        adapters: Those of the names that are LoRA adapters.
+        max_loras: Adapters the engine holds at once.
+        metrics: Whose metrics page to show.
     """
 
     names: tuple[str, ...]
@@ -66,6 +79,9 @@ class ServerConfig:
     embedding_size: int = 256
     seed: int = 0
     kv_events: KvEventsConfig | None = None
+    adapters: tuple[str, ...] = ()
+    max_loras: int = 4
+    metrics: MetricsDialect = MetricsDialect.VLLM
     sidecar: bool = False
 
     def __post_init__(self) -> None:
@@ -76,6 +92,9 @@ class ServerConfig:
         _within("output_median", self.output_median, 1, 1_000_000)
         _within("output_sigma", self.output_sigma, 0.0, 3.0)
         _within("tool_call_probability", self.tool_call_probability, 0.0, 1.0)
+        if not set(self.adapters) <= set(self.names[1:]):
+            raise ValueError("every LoRA adapter must be one of the names, and not the first")
+        _within("max_loras", self.max_loras, 1, 1000)
         _within("max_queued", self.max_queued, 1, 1_000_000)
         _within("embedding_size", self.embedding_size, 1, 4096)
         _within(

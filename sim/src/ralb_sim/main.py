@@ -18,7 +18,7 @@ import orjson
 import uvloop
 from aiohttp import web
 
-from ralb_sim.config import KvEventsConfig, ServerConfig
+from ralb_sim.config import KvEventsConfig, MetricsDialect, ServerConfig
 from ralb_sim.engine import EngineConfig
 from ralb_sim.profiles import PROFILES, get_profile
 from ralb_sim.server.app import build_app, drain
@@ -95,6 +95,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--sidecar", choices=("yes", "no"), default="no", help="have prompts computed where x-prefiller-host-port says")
     add("--faults", metavar="JSON", help="faults in force from the start, as POST /admin/faults takes them")
+    add("--speculative", type=int, default=0, metavar="N", help="tokens drafted per sequence and step; 0: none")
+    add("--acceptance", type=float, default=0.7, help="chance of a drafted token to be accepted after those before it")
+    add(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a LoRA adapter, also a served name; may be given often",
+    )
+    add("--max-loras", type=int, default=4, help="adapters the engine holds at once")
+    add(
+        "--metrics-dialect",
+        choices=[str(dialect) for dialect in MetricsDialect],
+        default="vllm",
+        help="whose metrics page to show",
+    )
     add("--startup-delay", type=float, default=0.0, help="real seconds before listening, as if loading weights")
     add("--drain-timeout", type=float, default=1.0, help="seconds running requests get after SIGTERM")
     add("--seed", type=int, default=0, help="seed of faults and tool calls")
@@ -109,11 +125,20 @@ def _config(options: argparse.Namespace) -> ServerConfig:
         if getattr(options, name) is not None
     }
     engine = replace(
-        EngineConfig.of(profile), block_size=options.block_size, prefix_caching=not options.no_prefix_caching, **given
+        EngineConfig.of(profile),
+        block_size=options.block_size,
+        prefix_caching=not options.no_prefix_caching,
+        speculative=options.speculative,
+        acceptance=options.acceptance,
+        seed=options.seed,
+        **given,
     )
     held = engine.kv_tokens // engine.block_size * engine.block_size
     return ServerConfig(
-        names=(options.model, *(alias for alias in options.alias if alias != options.model)),
+        names=(
+            options.model,
+            *dict.fromkeys(name for name in (*options.alias, *options.lora) if name != options.model),
+        ),
         profile=profile,
         engine=engine,
         max_model_len=options.max_model_len or min(profile.max_model_len, held),
@@ -124,6 +149,9 @@ def _config(options: argparse.Namespace) -> ServerConfig:
         tool_call_probability=options.tool_call_probability,
         max_queued=options.max_queued,
         seed=options.seed,
+        adapters=tuple(dict.fromkeys(options.lora)),
+        max_loras=options.max_loras,
+        metrics=MetricsDialect(options.metrics_dialect),
         sidecar=options.sidecar == "yes",
         kv_events=_kv_events(options),
     )
@@ -133,7 +161,9 @@ def _kv_events(options: argparse.Namespace) -> KvEventsConfig | None:
     if not options.kv_events_port:
         return None
     host = f"[{options.host}]" if ":" in options.host else options.host
-    return KvEventsConfig(options.kv_events_port, options.kv_events_replay_port, host, options.kv_events_encoding == "map")
+    return KvEventsConfig(
+        options.kv_events_port, options.kv_events_replay_port, host, options.kv_events_encoding == "map"
+    )
 
 
 async def _serve(config: ServerConfig, rules: list[FaultRule], options: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ralb_api.objects import ModelPool
+from ralb_api.objects import Engine, ModelPool
 from ralb_cli.stack.processes import Child, tail
 from ralb_operator.view import Pod
 
@@ -42,8 +42,14 @@ OPTIONS = frozenset(
         "faults",
         "sidecar",
         "seed",
+        "speculative",
+        "acceptance",
+        "max-loras",
+        "metrics-dialect",
     }
 )
+# Engines whose pages the simulated pods show instead of vLLM's.
+_PAGES = {Engine.SGLANG: "sglang", Engine.TENSORRT_LLM: "tensorrt-llm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +76,14 @@ def wanted(pools: Iterable[ModelPool]) -> tuple[list[SimPod], list[str]]:
             complaints.append(f"{pool.key}: {_REPLICAS} must be 0 to {_MAX_REPLICAS}, not {text!r}")
             continue
         arguments = ["--model", pool.spec.model.name]
-        for name in (*pool.spec.model.aliases, *pool.spec.model.adapters):
+        for name in pool.spec.model.aliases:
             arguments += ["--alias", name]
+        for name in pool.spec.model.adapters:
+            arguments += ["--lora", name]
+        if backend.engine in _PAGES and PREFIX + "metrics-dialect" not in annotations:
+            arguments += ["--metrics-dialect", _PAGES[backend.engine]]
+        if pool.spec.speculative is not None and PREFIX + "speculative" not in annotations:
+            arguments += ["--speculative", str(pool.spec.speculative.draft_tokens)]
         for key, value in sorted(annotations.items()):
             option = key.removeprefix(PREFIX)
             if option in OPTIONS:

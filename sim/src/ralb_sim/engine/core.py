@@ -6,9 +6,13 @@ prefix cache is looked up at admission, at least one token is always computed, a
 request is admitted only when all it knows so far fits into free blocks. When a running request finds no block, the latest
 running one is pre-empted: its blocks are dropped, it goes to the head of the queue and is recomputed.
 
+With speculation a decoding sequence also has up to so many drafted tokens verified in the step, as the budget allows; it gains
+those before the first that is rejected, each accepted with the same chance.
+
 Trap: `step()` applies the step at once; callers show its results only after `duration_s` has passed.
 """
 
+import random
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -31,6 +35,9 @@ class EngineConfig:
         max_num_batched_tokens: Token budget of a step.
         max_num_seqs: Sequences running at once.
         prefix_caching: Whether blocks are shared by content.
+        speculative: Tokens drafted per sequence and step; 0 = no speculation.
+        acceptance: Chance of a drafted token to be accepted when all before it were.
+        seed: Of that chance.
     """
 
     profile: Profile
@@ -39,11 +46,18 @@ class EngineConfig:
     max_num_batched_tokens: int = 8192
     max_num_seqs: int = 1024
     prefix_caching: bool = True
+    speculative: int = 0
+    acceptance: float = 0.7
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("block_size", "max_num_batched_tokens", "max_num_seqs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.speculative <= 16:
+            raise ValueError(f"speculative must be between 0 and 16, not {self.speculative}")
+        if not 0.0 <= self.acceptance <= 1.0:
+            raise ValueError(f"acceptance must be between 0 and 1, not {self.acceptance}")
         if self.kv_tokens < self.block_size:
             raise ValueError(f"kv_tokens ({self.kv_tokens}) must hold at least one block of {self.block_size}")
 
@@ -111,6 +125,7 @@ class Engine:
         self._preemptions = 0
         self._prefix_queries = 0
         self._prefix_hits = 0
+        self._chance = random.Random(config.seed)
 
     @property
     def has_work(self) -> bool:
@@ -190,15 +205,27 @@ class Engine:
         decodes: list[RunningSequence] = []
         prefills: list[RunningSequence] = []
         for sequence in self._running:
-            (decodes if sequence.generated and sequence.length - sequence.computed == 1 else prefills).append(sequence)
+            (decodes if sequence.decoding else prefills).append(sequence)
         for sequence in decodes + prefills:
             if not plan.budget:
                 return
             if sequence.request.id in plan.preempted:
                 continue
-            tokens = min(sequence.length - sequence.computed, plan.budget)
+            tokens = min(sequence.length - sequence.computed + self._drafts(sequence), plan.budget)
             if self._grow(sequence, sequence.computed + tokens, plan):
                 plan.put(sequence, tokens)
+
+    def _drafts(self, sequence: RunningSequence) -> int:
+        """Tokens to draft for a sequence; the last of an answer is never drafted, since a step gives one anyway."""
+        if not self.config.speculative or not sequence.decoding:
+            return 0
+        return min(self.config.speculative, sequence.request.output_tokens - sequence.generated - 1)
+
+    def _accepted(self, drafts: int) -> int:
+        for number in range(drafts):
+            if self._chance.random() >= self.config.acceptance:
+                return number
+        return drafts
 
     def _grow(self, sequence: RunningSequence, length: int, plan: _Plan) -> bool:
         """Give a running sequence blocks for `length` tokens, pre-empting the latest; False when it was itself the latest.
@@ -256,8 +283,19 @@ class Engine:
         first: list[str] = []
         gained: list[str] = []
         finished: list[FinishedRequest] = []
+        extra: dict[str, int] = {}
+        drafts = draft_tokens = 0
         for request_id, (sequence, tokens) in plan.chunks.items():
-            if sequence.generated and tokens == 1:
+            if sequence.decoding and tokens > 1:
+                drafts += 1
+                draft_tokens += tokens - 1
+                shape.add_decode(sequence.computed, tokens - 1)
+                accepted = self._accepted(tokens - 1)
+                if accepted:
+                    extra[request_id] = accepted
+                    sequence.generated += accepted
+                tokens = 1 + accepted
+            elif sequence.generated and tokens == 1:
                 shape.add_decode(sequence.computed)
             else:
                 shape.add_prefill(tokens, sequence.computed)
@@ -286,6 +324,9 @@ class Engine:
             finished=tuple(finished),
             scheduled_tokens=shape.tokens,
             prefill_tokens=prefill_tokens,
+            extra=extra,
+            drafts=drafts,
+            draft_tokens=draft_tokens,
         )
 
     def _publish(self, sequence: RunningSequence) -> None:

@@ -1,6 +1,6 @@
 """What goes into and comes out of the engine: plain data."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -44,6 +44,11 @@ class RunningSequence:
         """Tokens known so far: the prompt and what was generated."""
         return self.request.prompt_tokens + self.generated
 
+    @property
+    def decoding(self) -> bool:
+        """Whether all but its latest token is computed."""
+        return self.generated > 0 and self.length - self.computed == 1
+
 
 @dataclass(frozen=True, slots=True)
 class FinishedRequest:
@@ -70,9 +75,12 @@ class StepResult:
         preempted: Ids of requests thrown back to the head of the queue.
         first_tokens: Ids whose first token came out.
         tokens: Ids that gained one token each, first tokens included.
+        extra: Further tokens some of them gained, by id: drafted ones that were accepted.
         finished: Requests that ended.
         scheduled_tokens: Tokens computed, decode and prefill.
         prefill_tokens: Prompt tokens computed (recomputed ones included).
+        drafts: Sequences that had a draft verified.
+        draft_tokens: Tokens in those drafts.
     """
 
     duration_s: float
@@ -83,3 +91,6 @@ class StepResult:
     finished: tuple[FinishedRequest, ...] = ()
     scheduled_tokens: int = 0
     prefill_tokens: int = 0
+    extra: Mapping[str, int] = field(default_factory=dict)
+    drafts: int = 0
+    draft_tokens: int = 0

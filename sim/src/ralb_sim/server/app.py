@@ -24,7 +24,7 @@ from ralb_sim.server.stream import STRIKE, strike_now
 MAX_BODY = 64 << 20
 """Largest request body, bytes."""
 
-_UNCOUNTED = ("/metrics", "/health", "/version", "/ping")
+_UNCOUNTED = ("/metrics", "/prometheus/metrics", "/health", "/version", "/ping")
 
 Handler = Callable[[web.Request, Service], Awaitable[web.StreamResponse]]
 _INFERENCE: dict[str, Handler] = {

@@ -100,6 +100,11 @@ class Histogram:
         """Observations so far."""
         return sum(self._counts)
 
+    @property
+    def total(self) -> float:
+        """Sum of what was observed."""
+        return self._sum
+
     def observe(self, value: float, times: int = 1) -> None:
         """Record a value, or the same value several times."""
         self._counts[bisect_left(self._bounds, value)] += times

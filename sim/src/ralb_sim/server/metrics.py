@@ -4,11 +4,12 @@ All times are real wall seconds as a scraper sees them, whatever the time scale:
 page is rendered from counters kept here plus the engine's state as of the last step boundary, as the real one moves too.
 """
 
-from ralb_sim.config import ServerConfig
-from ralb_sim.engine import EngineStats, FinishedRequest
-from ralb_sim.server import process_metrics
+from ralb_sim.config import MetricsDialect, ServerConfig
+from ralb_sim.engine import EngineStats, FinishedRequest, StepResult
+from ralb_sim.server import dialects, process_metrics
 from ralb_sim.server.exposition import Counter, Histogram, head, labels, number
 from ralb_sim.server.http_metrics import HttpMetrics
+from ralb_sim.server.lora import LoraUse
 from ralb_sim.server.metric_names import (
     CACHE_CONFIG,
     E2E_BOUNDS,
@@ -44,6 +45,7 @@ class ServerMetrics:
         self._plain = labels(**self._own)
         self.stats = EngineStats()
         self.http = HttpMetrics()
+        self.lora = LoraUse(config.adapters, config.max_loras)
         one = (self._plain,)
         by = self._by
         self._flops = [
@@ -98,6 +100,14 @@ class ServerMetrics:
                 for reason in ("max_num_queued_reqs", "max_num_queued_tokens")
             ),
         )
+        self._speculative = tuple(
+            Counter(f"vllm:spec_decode_num_{what}", f"Number of {text}.", *one)
+            for what, text in (
+                ("drafts", "spec decoding drafts"),
+                ("draft_tokens", "draft tokens"),
+                ("accepted_tokens", "accepted tokens"),
+            )
+        )
         shared = {
             "tokens": token_bounds(config.max_model_len),
             "iteration": ITERATION_BOUNDS,
@@ -115,18 +125,25 @@ class ServerMetrics:
     def _by(self, **more: str) -> str:
         return labels(**self._own, **more)
 
-    def admitted(self, prompt_tokens: int, cached: int) -> None:
+    def admitted(self, ticket: Ticket, cached: int) -> None:
         """Count a request's first admission to the batch (prefix lookup)."""
+        prompt_tokens = ticket.request.prompt_tokens
+        self.lora.admitted(ticket.model)
         self._prefix_queries.add(self._plain, prompt_tokens)
         self._prefix_hits.add(self._plain, cached)
         self._cached.add(self._plain, cached)
         self._cached_by.add(self._by(source="device"), cached)
 
-    def step(self, tokens: int, preempted: int) -> None:
-        """Count one engine step of `tokens` tokens."""
-        self._histograms["iteration_tokens_total"].observe(tokens)
-        if preempted:
-            self._preemptions.add(self._plain, preempted)
+    def step(self, result: StepResult) -> None:
+        """Count one engine step."""
+        self._histograms["iteration_tokens_total"].observe(result.scheduled_tokens)
+        if result.preempted:
+            self._preemptions.add(self._plain, len(result.preempted))
+        if result.drafts:
+            for counter, number_of in zip(
+                self._speculative, (result.drafts, result.draft_tokens, sum(result.extra.values())), strict=True
+            ):
+                counter.add(self._plain, number_of)
 
     def first_token(self, ticket: Ticket, now: float) -> None:
         """Count a first token: the prompt is now processed."""
@@ -134,15 +151,17 @@ class ServerMetrics:
         self._generated.add(self._plain, 1)
         self._histograms["time_to_first_token_seconds"].observe(max(now - ticket.arrived, 0.0))
 
-    def next_tokens(self, number_of: int, gap: float) -> None:
-        """Count one further token of each of several requests, `gap` seconds after their last."""
-        self._generated.add(self._plain, number_of)
-        self._histograms["inter_token_latency_seconds"].observe(max(gap, 0.0), number_of)
+    def next_tokens(self, outputs: int, gained: int, gap: float) -> None:
+        """Count further tokens of several requests, one output of each, `gap` seconds after their last."""
+        self._generated.add(self._plain, gained)
+        # As the real one: once for each output, however many tokens a speculating engine put into it.
+        self._histograms["inter_token_latency_seconds"].observe(max(gap, 0.0), outputs)
 
     def finished(self, ticket: Ticket, done: FinishedRequest, now: float) -> None:
         """Count a request that ended by itself."""
         if not ticket.request.output_tokens:
             self._prompt_done(ticket)
+        self.lora.left(ticket.model, running=ticket.scheduled is not None)
         self._success.add(self._by(finished_reason="length" if ticket.truncated else "stop"))
         scheduled = ticket.scheduled or now
         first = ticket.first_token or now
@@ -163,8 +182,9 @@ class ServerMetrics:
         observe("request_num_preemptions", done.preemptions)
         observe("request_prefill_kv_computed_tokens", ticket.request.prompt_tokens - done.cached_tokens)
 
-    def aborted(self) -> None:
+    def aborted(self, ticket: Ticket) -> None:
         """Count a request whose client went away."""
+        self.lora.left(ticket.model, running=ticket.scheduled is not None)
         self._success.add(self._by(finished_reason="abort"))
 
     def rejected(self) -> None:
@@ -181,7 +201,48 @@ class ServerMetrics:
         self._by_source.add(self._by(source="local_cache_hit"), cached)
 
     def page(self) -> bytes:
-        """Render the page."""
+        """Render the page in the configured dialect."""
+        match self._config.metrics:
+            case MetricsDialect.VLLM:
+                return self._page()
+            case MetricsDialect.VLLM_OLD:
+                return dialects.old_vllm(self._page())
+            case MetricsDialect.SGLANG:
+                return dialects.sglang(self.totals())
+            case MetricsDialect.TENSORRT_LLM:
+                return dialects.tensorrt_llm(self.totals())
+
+    def totals(self) -> dialects.Totals:
+        """State and counts so far."""
+        engine, histograms, stats = self._config.engine, self._histograms, self.stats
+
+        def count(counter: Counter) -> float:
+            return sum(counter.values.values())
+
+        drafts, draft_tokens, accepted = map(count, self._speculative)
+        return dialects.Totals(
+            model=self._config.names[0],
+            running=stats.running,
+            waiting=stats.waiting,
+            kv_usage=stats.kv_usage,
+            blocks=engine.kv_tokens // engine.block_size,
+            block_size=engine.block_size,
+            prompt=count(self._prompt),
+            cached=count(self._cached),
+            generated=count(self._generated),
+            first_tokens=histograms["time_to_first_token_seconds"].count,
+            gaps=histograms["inter_token_latency_seconds"].total,
+            preemptions=count(self._preemptions),
+            finished=histograms["request_time_per_output_token_seconds"].count,
+            per_token=histograms["request_time_per_output_token_seconds"].total,
+            prefill=histograms["request_prefill_time_seconds"].total,
+            drafts=drafts,
+            draft_tokens=draft_tokens,
+            accepted=accepted,
+            speculative=engine.speculative,
+        )
+
+    def _page(self) -> bytes:
         out: list[str] = []
         process_metrics.render(out)
         for counter in self._flops:
@@ -201,6 +262,10 @@ class ServerMetrics:
         for histogram in self._histograms.values():
             histogram.render(out)
         out.append(self._cache_info)
+        if self._config.engine.speculative:
+            for counter in self._speculative:
+                counter.render(out)
+        self.lora.render(out)
         self.http.render(out)
         return "".join(out).encode()
 

@@ -6,6 +6,7 @@ import secrets
 from aiohttp import web
 
 from ralb_sim import __version__, tokens
+from ralb_sim.config import MetricsDialect
 from ralb_sim.server import fields
 from ralb_sim.server.chat_parse import read_chat
 from ralb_sim.server.errors import ApiError
@@ -80,6 +81,9 @@ class _Misc:
         self._service.runner.reset_prefix_cache()
         return web.Response(headers={"Server": "uvicorn"})
 
+    async def iterations(self, _request: web.Request) -> web.Response:
+        return plain_json([])
+
     async def metrics(self, _request: web.Request) -> web.Response:
         match self._faults.metrics_mode:
             case "error":
@@ -102,4 +106,9 @@ def add_routes(app: web.Application, service: Service, faults: Faults) -> None:
     app.router.add_get("/ping", misc.health)
     app.router.add_post("/tokenize", misc.tokenize)
     app.router.add_post("/reset_prefix_cache", misc.reset_prefix_cache)
-    app.router.add_get("/metrics", misc.metrics)
+    if service.config.metrics is MetricsDialect.TENSORRT_LLM:
+        # As trtllm-serve: statistics in JSON at one path, the exposition at the other.
+        app.router.add_get("/metrics", misc.iterations)
+        app.router.add_get("/prometheus/metrics", misc.metrics)
+    else:
+        app.router.add_get("/metrics", misc.metrics)

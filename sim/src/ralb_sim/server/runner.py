@@ -9,7 +9,6 @@ Metrics count times on the deadline's clock, which is real time free of the time
 import asyncio
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 
 from ralb_sim.engine import Engine, StepResult
@@ -79,6 +78,7 @@ class EngineRunner:
             self._engine.add(ticket.request)
             self.idle.clear()
             self._tickets[ticket.request.id] = ticket
+            self._metrics.lora.queued(ticket.model)
         self._wake.set()
 
     def abort(self, tickets: Iterable[Ticket]) -> None:
@@ -86,7 +86,7 @@ class EngineRunner:
         for ticket in tickets:
             if self._tickets.pop(ticket.request.id, None) is not None:
                 self._engine.abort(ticket.request.id)
-                self._metrics.aborted()
+                self._metrics.aborted(ticket)
         if not self._engine.has_work:
             self._metrics.stats = self._engine.stats()
         if not self._tickets:
@@ -127,25 +127,29 @@ class EngineRunner:
             if ticket is not None:
                 ticket.scheduled = max(begin, ticket.arrived)
                 ticket.cached = cached
-                self._metrics.admitted(ticket.request.prompt_tokens, cached)
+                self._metrics.admitted(ticket, cached)
 
     def _end(self, result: StepResult, now: float) -> None:
-        gaps: Counter[float] = Counter()
+        # By gap: outputs, and the tokens in them.
+        gaps: dict[float, tuple[int, int]] = {}
         for request_id in result.tokens:
             ticket = self._tickets.get(request_id)
             if ticket is None:
                 continue
-            ticket.emitted += 1
-            if ticket.emitted == 1:
+            tokens = 1 + result.extra.get(request_id, 0)
+            ticket.emitted += tokens
+            if ticket.first_token is None:
                 ticket.first_token = max(now, ticket.arrived)
                 self._metrics.first_token(ticket, now)
             else:
-                gaps[now - ticket.last_token] += 1
+                gap = now - ticket.last_token
+                outputs, gained = gaps.get(gap, (0, 0))
+                gaps[gap] = outputs + 1, gained + tokens
             ticket.last_token = now
             if not ticket.quiet:
                 ticket.changed.set()
-        for gap, number in gaps.items():
-            self._metrics.next_tokens(number, gap)
+        for gap, (outputs, gained) in gaps.items():
+            self._metrics.next_tokens(outputs, gained, gap)
         for done in result.finished:
             ticket = self._tickets.pop(done.id, None)
             if ticket is not None:
@@ -154,7 +158,7 @@ class EngineRunner:
                 self._metrics.finished(ticket, done, now)
         if not self._tickets:
             self.idle.set()
-        self._metrics.step(result.scheduled_tokens, len(result.preempted))
+        self._metrics.step(result)
         self._metrics.stats = self._engine.stats()
         if self.stepped is not None:
             self.stepped()

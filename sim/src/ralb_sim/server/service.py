@@ -266,6 +266,7 @@ class Service:
         return Ticket(
             request=request,
             arrived=time.monotonic(),
+            model=asked.model,
             truncated=answer.finish_reason == "length",
             n=asked.n,
             max_tokens=limit,

@@ -12,6 +12,7 @@ class Ticket:
 
     Attributes:
         request: What the engine was given.
+        model: Name of the model asked for.
         arrived: When it was queued.
         truncated: The answer ends by its token limit (finish reason `length`).
         n: The request's `n`.
@@ -29,6 +30,7 @@ class Ticket:
 
     request: EngineRequest
     arrived: float
+    model: str = ""
     truncated: bool = False
     n: int = 1
     max_tokens: int | None = None
