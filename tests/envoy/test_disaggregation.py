@@ -28,8 +28,6 @@ _numbers = itertools.count()
 def _roles(name: str, model: str, prefill: str, **how: Any) -> list[dict[str, Any]]:
     options = {"sidecar": "yes"} if how.get("connector") == "Sidecar" else {}
     decode = pool(name, model, 2, **options, spec={"role": "Decode", "disaggregation": {"prefillPool": prefill, **how}})
-    for spec in (decode["spec"],):
-        spec |= {"model": {"name": model}, "balancing": {"slowStart": "0s"}}
     return [decode, pool(prefill, model, 1, spec={"role": "Prefill"})]
 
 
