@@ -9,6 +9,7 @@ from support_gateway import MAX_BODY, Gateway, Pods, gateway, processor_serving
 from support_net import free_port
 from support_provider import KEY, Authority, World, secret, world
 
+from ralb_api.objects import Strategy
 from ralb_operator.compile import Result, compile_view
 from ralb_operator.files import load
 from ralb_operator.view import Gateway as GatewaySettings
@@ -50,6 +51,12 @@ def _objects(addresses: dict[str, str]) -> list[dict[str, object]]:
             },
         },
     ]
+    nobody = {"pods": {"selector": {"matchLabels": {"app": "none"}}}}
+    elsewhere = {"service": {"host": "localhost", "port": port}}
+    for strategy in Strategy:
+        name, balancing = strategy.lower(), {"strategy": strategy.value}
+        objects.append(_pool(f"pods-{name}", model={"name": f"m-{name}"}, backend=nobody, balancing=balancing))
+        objects.append(_pool(f"service-{name}", model={"name": f"n-{name}"}, backend=elsewhere, balancing=balancing))
     for name, address in addresses.items():
         host, _, number = address.rpartition(":")
         metadata = {

@@ -290,7 +290,8 @@ def in_words(row: Row) -> str:
     lines += [f"    reasoning effort {plan['reasoning_effort']}"] if plan.get("reasoning_effort") else []
     lines += [f"    not {pool}: {reason}" for pool, reason in plan["skipped"]]
     endpoint = f" at {placement['endpoint']}" if placement["endpoint"] else ""
-    lines.append(f"  pool {placement['pool']}{endpoint}, as model {placement['model']} ({placement['reason']})")
+    lines.append(f"  pool {placement['pool']}{endpoint}, as model {placement['model']}")
+    lines.append(f"    by {placement['strategy']} ({placement['reason']})")
     others = [pool for pool in plan["candidates"] if pool != placement["pool"]]
     lines += [f"    else {', '.join(others)}"] if others else []
     return "\n".join(lines)

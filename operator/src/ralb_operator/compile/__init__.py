@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from ralb_api.objects import ModelPool, Role
 from ralb_api.problems import ObjectKey, Problem
 from ralb_operator.compile.backends import Backing, backends, may_be_elsewhere
-from ralb_operator.compile.envoy.balancing import policy_of
+from ralb_operator.compile.envoy.balancing import Policy, policy_of
 from ralb_operator.compile.envoy.clusters import PoolCluster, nowhere_cluster, pool_cluster, processor_cluster
 from ralb_operator.compile.envoy.endpoints import assignment
 from ralb_operator.compile.envoy.listener import listener
@@ -58,17 +58,20 @@ def _cluster(key: ObjectKey, pool: ModelPool, backing: Backing) -> PoolCluster:
         pool=key.id,
         model=spec.model.name,
         service=backing.host,
-        policy=policy_of(
-            spec.balancing,
-            known=backing.endpoints is not None,
-            # Who computes the prompt must know where the answer is computed.
-            exact=spec.role is Role.DECODE,
-        ),
+        policy=_policy(pool, backing),
         max_requests=breaker.max_requests,
         retry_budget_percent=breaker.retry_budget_percent,
         min_retries=breaker.min_retries,
         listener="" if backing.provider is None else backing.provider.name,
     )
+
+
+def _policy(pool: ModelPool, backing: Backing) -> Policy:
+    if backing.provider is not None:
+        return Policy(picked=False)  # there is but one endpoint, the provider's listener
+    # Who computes the prompt must know where the answer is computed.
+    exact = pool.spec.role is Role.DECODE
+    return policy_of(pool.spec.balancing, known=backing.endpoints is not None, exact=exact)
 
 
 def _resources(
