@@ -75,7 +75,7 @@ class SnapshotFollower:
         """
         if metrics != self._metrics:
             self._metrics = metrics
-            if self._requests is not None and self.connected:
+            if self._requests is not None:
                 self._requests.put_nowait(pb.WatchRequest(node_id=self._node, version=self.version, metrics=metrics))
 
     async def run(self) -> None:
@@ -131,6 +131,7 @@ class SnapshotFollower:
             if following.done():
                 following.result()
         finally:
+            self._requests = None
             for task in tasks:
                 task.cancel()
             for task in tasks:

@@ -40,3 +40,44 @@ async def test_a_snapshot_that_trips_the_processor_is_refused_and_the_next_one_u
         with contextlib.suppress(asyncio.CancelledError):
             await task
         await serving.stop(0.1)
+
+
+async def test_what_cannot_be_read_of_pods_is_told_once_and_again_after_a_new_start_of_the_operator(
+    tmp_path: Path,
+) -> None:
+    address = f"unix:{tmp_path}/grpc.sock"
+    report = pb.MetricsReport(pools=[pb.PoolMetrics(pool="ns/p", pods=3)])
+    report.pools[0].troubles.add(series="vllm:num_requests_waiting", pods=1, examples=["a"])
+
+    def told(snapshots: SnapshotServer) -> list[str] | None:
+        nodes = snapshots.processors()
+        return [trouble.pool for trouble in nodes[0].troubles] if nodes and nodes[0].troubles is not None else None
+
+    snapshots = SnapshotServer()
+    serving = await serve(address, AdsServer(), snapshots)
+    follower = SnapshotFollower(address, "one", lambda _: None)
+    task = asyncio.create_task(follower.run())
+    try:
+        await wait_until(lambda: snapshots.processors(), what="it is connected, and has no snapshot yet")
+        assert told(snapshots) is None
+        follower.report(report)
+        await wait_until(lambda: told(snapshots) == ["ns/p"])
+        seen = snapshots.progress.count
+        follower.report(pb.MetricsReport.FromString(report.SerializeToString()))
+        snapshots.set(pb.Snapshot(version="1"))
+        await wait_until(lambda: snapshots.processors()[0].version == "1")
+        assert snapshots.progress.count == seen + 2, (
+            "the new snapshot and its answer; the same report is not sent again"
+        )
+
+        await serving.stop(0.1)
+        snapshots = SnapshotServer()
+        serving = await serve(address, AdsServer(), snapshots)
+        await wait_until(lambda: told(snapshots) == ["ns/p"])
+        follower.report(pb.MetricsReport())
+        await wait_until(lambda: told(snapshots) == [])
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await serving.stop(0.1)
