@@ -50,7 +50,7 @@ def test_tables_show_type_default_and_need() -> None:
     pools, policies = table("ModelPool"), table("RoutingPolicy")
     assert "| `spec.backend.pods.port` | integer, 1 to 65535 | `8000` | port is where" in pools
     assert "| `spec.model.name` | text, at most 253 | *required* | name is" in pools
-    assert "| `spec.backend.pods.engine` | vLLM, SGLang, Generic | `vLLM` |" in pools
+    assert "| `spec.backend.pods.engine` | vLLM, SGLang, TensorRTLLM, Generic | `vLLM` |" in pools
     assert "| `spec.labels` | map of text, 0 to 32 |  | labels" in pools
     assert "| `spec.match.models` | list of text, at most 253, 1 to 32 | `[auto]` |" in policies
     assert "| `spec.rules[].when.complexity.max` | number, 0 to 1 | `1` |" in policies
