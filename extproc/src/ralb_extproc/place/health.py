@@ -2,8 +2,8 @@
 
     Healthy -> Degraded    at ``degraded_error`` of its requests failed, or ``slow_factor`` times slower than its peers
             -> Failed      at ``failed_error``; also, for as long as it lasts, while it refuses connections or work
-    Failed -> Degraded -> Healthy      after a time that doubles with each relapse, when it answered so many in a row, and errors
-                           and slowness are below half of what brought it there
+    Failed -> Degraded -> Healthy      after a time that doubles with each relapse, when it answered many in a row, and errors and
+                           slowness are below half of what brought it there; or, instead of the errors, very many in a row
 
     share = base x start, 0 to 1
     base    1 for Healthy, growing towards it by a tenth with each answer after an illness; 0.3 for errors; 1 / slowness for
@@ -67,8 +67,11 @@ HOLD_SECONDS: Final = 5.0
 HOLD_MAX: Final = 300.0
 _RELAPSE: Final = 10.0  # times HOLD: ill again within it is a relapse
 _STREAK_PROBED: Final = 5.0
+# Served in a row to be Healthy again: so many where the error rate fell, else so many; both times more with relapses.
 _STREAK: Final = 20.0
-_STREAK_MAX: Final = 160.0
+_STREAK_ALONE: Final = 80.0
+_PATIENCE_MAX: Final = 8.0
+_FORGIVEN: Final = 0.5
 GROWTH: Final = 1.1
 _RAMP_SECONDS: Final = 5.0  # no share grows from nothing to all in less
 # A request is sent to an ill pod if none was for so long, whatever the strategy thinks of it.
@@ -133,7 +136,8 @@ def review(state: Floats, block: Floats, rules: Rules, slow: Floats, seconds: fl
     share *= start
     if share.size == 1:
         share[:] = 1.0
-    credit = np.clip(state[CREDIT] + seconds / PROBE_SECONDS * (state[LEVEL] > HEALTHY), CREDIT_MIN, CREDIT_MAX)
+    waits = (state[LEVEL] > HEALTHY) & (now - state[PLACED] >= PROBE_SECONDS)
+    credit = np.clip(np.where(waits, np.maximum(state[CREDIT], 1.0), state[CREDIT]), CREDIT_MIN, CREDIT_MAX)
     state[CREDIT] = np.where((share < 1.0) & (state[SHARE] < 1.0), credit, 0.0)
     state[SHARE] = share
 
@@ -187,8 +191,11 @@ def _mend(state: Floats, rules: Rules, error: Floats, slow: Floats, log_factor: 
     # What it did before it failed is forgiven, all but one error: it is to be judged by what it does now.
     state[BAD] = np.where(probed, np.minimum(state[BAD], 1.0), state[BAD])
     state[GOOD] = np.where(probed, np.minimum(state[GOOD], PRIOR_REQUESTS), state[GOOD])
-    well = over & (state[LEVEL] == DEGRADED) & (error < rules.degraded_error / 2.0) & (slow < log_factor / 2.0)
-    well &= state[STREAK] >= np.minimum(_STREAK * state[HOLD] / HOLD_SECONDS, _STREAK_MAX)
+    patience = np.minimum(state[HOLD] / HOLD_SECONDS, _PATIENCE_MAX)
+    clean = (error < rules.degraded_error / 2.0) & (state[STREAK] >= _STREAK * patience)
+    clean |= state[STREAK] >= _STREAK_ALONE * patience
+    well = over & (state[LEVEL] == DEGRADED) & clean & (slow < log_factor / 2.0)
+    state[BAD] = np.where(well, np.minimum(state[BAD], _FORGIVEN), state[BAD])
     state[LEVEL] = np.where(probed, DEGRADED, np.where(well, HEALTHY, state[LEVEL]))
     state[SINCE] = np.where(probed | well, now, state[SINCE])
     state[LEFT] = np.where(well, now, state[LEFT])

@@ -1,7 +1,7 @@
 """Whether a pod is slow for what it is asked: its times next to those its peers need for the same work.
 
 Of each pod the means of log time y and of two features x (logs of the work and of the requests it had) are kept, over its last
-two dozen answers. What the features explain is told by how y and x vary together *within* pods (the "within" estimator of panel
+dozen or two of answers. What the features explain is told by how y and x vary together *within* pods (the "within" estimator of panel
 data: Wooldridge, Econometric Analysis of Cross Section and Panel Data, ch. 10), so a pod that is slow and therefore full does
 not pass for one that is slow because it is full:
 
@@ -23,8 +23,8 @@ from ralb_extproc.place.columns import Floats
 
 # Rows of a relation in a pod's state: how many answers (up to _MEMORY) and the means over them.
 COUNT, Y, X1, X2, ROWS = range(5)
-PRIOR: Final = 4.0
-_MEMORY: Final = 24.0
+PRIOR: Final = 3.0
+_MEMORY: Final = 16.0
 _POOL_MEMORY: Final = 400.0
 _RIDGE: Final = 0.05
 # One answer counts for no more than this factor more or less than its pod's mean.

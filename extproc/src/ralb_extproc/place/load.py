@@ -30,14 +30,14 @@ from ralb_extproc.place.ward import Care
 FIT: Final = 0
 CAPPED: Final = 1
 FAILING: Final = 2
-# Classes of pods, best first. One that has had its share of the work, or as much as it seems to take, is as fit as any: what
-# that means for the pool is for ``flow`` to say.
+# Classes of pods, best first. One that has as much work as it seems to take, or has had its share, is as fit as any: what that
+# means for the pool is for ``flow`` to say. Too much work is no reason to send more of it to those that are ill.
 _DUE: Final = -1
-_HELD: Final = 1
-_FULL: Final = 2
+_FULL: Final = 1
+_HELD: Final = 2
 _AT_CAP: Final = 3
 _DOWN: Final = 4
-_STATES: Final = {_DUE: FIT, 0: FIT, _HELD: FIT, _FULL: FIT, _AT_CAP: CAPPED, _DOWN: FAILING}
+_STATES: Final = {_DUE: FIT, 0: FIT, _FULL: FIT, _HELD: FIT, _AT_CAP: CAPPED, _DOWN: FAILING}
 
 TRUST_SECONDS: Final = 4.0
 STEADY_SECONDS: Final = 0.02
@@ -52,7 +52,8 @@ class Steady:
     Attributes:
         at: monotonic seconds it was computed for.
         trust: weight of each pod's reading.
-        typical: weighted mean of ``seen``.
+        typical: weighted mean of ``seen``; where pages are stuck one per pod, and for those pods our own requests in flight
+            times how many there are of all on the others.
         factor: memory: 1 + 0.15 k / (1 - k) with k = aged KV use: flat until the cache fills up, then steep.
         failing: which pods failed and are not due for a probe, or want no work for now; None = none.
         reduced: which pods may have only a share of their part of the work, see ``health``; None = none.
@@ -68,7 +69,7 @@ class Steady:
 
     at: float
     trust: Floats
-    typical: float
+    typical: float | Floats
     factor: Floats
     failing: Bools | None
     reduced: Bools | None
@@ -106,18 +107,24 @@ def steady(block: Floats, cap: int, now: float, care: Care | None = None) -> Ste
             failing |= care.limited
     total = float(trust.sum())
     typical = float(trust @ block[col.SEEN]) / total if total > 0.0 else 0.0
+    if care is not None and care.stuck is not None:
+        ours = float(trust @ block[col.INFLIGHT])
+        each = max(1.0, typical * total / ours) if ours > 0.0 else 1.0
+        prior: float | Floats = np.where(care.stuck, each * block[col.INFLIGHT], typical)
+    else:
+        prior = typical
     kv = np.minimum(block[col.KV_USAGE] * trust, _KV_MAX)
     factor = 1.0 + KV_WEIGHT * kv / (1.0 - kv)
     count = len(trust)
     failed = int(np.count_nonzero(failing))
     reduced, due, caps = (None, None, None) if care is None else (care.reduced, care.due, care.caps)
     found = _classes(block, trust, cap, caps, failing if failed else None, reduced, None)
-    keys = (load(block, trust, typical) + 1.0) * factor
+    keys = (load(block, trust, prior) + 1.0) * factor
     order = (keys.argsort(kind="stable") if found is None else np.lexsort((keys, found))).tolist()
     return Steady(
         at=now,
         trust=trust,
-        typical=typical,
+        typical=prior,
         factor=factor,
         failing=failing if failed else None,
         reduced=reduced,
@@ -169,8 +176,8 @@ def _classes(
     out = None
     for which, number in (
         (due, _DUE),
-        (held, _HELD),
         (None if caps is None else capped(block, trust, caps), _FULL),
+        (held, _HELD),
         (capped(block, trust, cap) if cap else None, _AT_CAP),
         (failing, _DOWN),
     ):
@@ -187,7 +194,7 @@ def capped(block: Floats, trust: Floats, cap: float | Floats) -> Bools:
     return out
 
 
-def load(block: Floats, trust: Floats, typical: float) -> Floats:
+def load(block: Floats, trust: Floats, typical: float | Floats) -> Floats:
     """Load of the pods of a block (columns x pods), in requests."""
     out: Floats = np.maximum(block[col.INFLIGHT], typical)
     out += trust * (block[col.SEEN] - out)

@@ -1,8 +1,8 @@
 """What a balancing strategy is: a cost per pod. Everything else about the order of pods is the same for all of them.
 
-Before the cost comes the class: fit pods, then those held back to their share of the work (``health``), then pods at their
-concurrency cap, then pods that failed and are not yet due for a probe. Costs are multiplied by a random 1 to 1.02, so near equals
-share the work and replicas of the processor do not herd.
+Before the cost comes the class: fit pods, then those with as much as they seem to take, then those held back to their share
+of the work (``health``), then pods at their concurrency cap, then pods that failed and are not yet due for a probe. Costs are
+multiplied by a random 1 to 1.02, so near equals share the work and replicas of the processor do not herd.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from ralb_extproc.place.ask import Ask
 from ralb_extproc.place.columns import Bools, Floats
 from ralb_extproc.place.dice import Dice
 from ralb_extproc.place.load import Steady, classes, held_back, state_of
+from ralb_extproc.place.model import SpeedModel
 from ralb_extproc.place.views import PoolView
 
 NEAR: Final = 0.02
@@ -35,6 +36,7 @@ class Scene:
         ask: the request.
         now: monotonic seconds.
         dice: chance.
+        model: what is learned of the pool's speed.
         resident: which pods hold the request's LoRA adapter; None = it asks for none, or no pod is known to.
         overdrawn: which pods have had their share of the work; only where ``steady.reduced`` has any.
     """
@@ -46,6 +48,7 @@ class Scene:
     ask: Ask
     now: float
     dice: Dice
+    model: SpeedModel
     resident: Bools | None = None
     overdrawn: Bools | None = None
 
