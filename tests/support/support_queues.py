@@ -97,7 +97,7 @@ class World:
     def arrive(self) -> None:
         """Place one request of random length."""
         self._count += 1
-        tokens = float(self._random.exponential(OUTPUT)) + 1.0
+        tokens = float(self._random.gamma(4.0, OUTPUT / 4.0)) + 1.0
         ask = Ask(10, round(OUTPUT))
         placement = place_plan(self.table, self.pods, self.plan, ask, self.now, self._dice)
         commit(self.pods, f"r{self._count}", placement, self.plan, ask, self.now)
