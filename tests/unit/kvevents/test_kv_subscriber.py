@@ -13,7 +13,7 @@ from support_net import free_ports, wait_until
 from ralb.v1.snapshot_pb2 import Endpoint, KvEvents, Pool
 from ralb_extproc.kvevents import KvView, Subscriber
 from ralb_extproc.kvevents.wire import END_OF_REPLAY, MAX_PAYLOAD, Batch, Cleared
-from ralb_extproc.place import PodTable
+from ralb_extproc.place import PodTable, hash_blocks
 
 HOST = "127.0.0.1"
 
@@ -179,16 +179,16 @@ async def test_a_late_listener_asks_for_all_from_the_start():
 async def test_a_number_that_falls_is_a_restart_and_its_cache_empty():
     async with world() as (w, engine):
         await w.connected(engine, 7)
-        index = w.pods.prefix_index(w.stream.slot)
-        index.hold(w.stream.slot, [11])
-        assert len(index._bit) == 1
+        sent = hash_blocks(b"x" * 1024)
+        w.pods.record_prefix(sent, w.stream.slot)
+        assert w.pods.prefix_hits(sent, w.pods.view("p"), 256) is not None
         await engine.send(0, stored(9))
         await wait_until(lambda: w.stream.expected == 1)
         assert w.subscriber.restarts == 1
         assert 1 not in w.chains
         assert 9 in w.chains
         assert w.chains.whole
-        assert not index._bit
+        assert w.pods.prefix_hits(sent, w.pods.view("p"), 256) is None
 
 
 @pytest.mark.parametrize(

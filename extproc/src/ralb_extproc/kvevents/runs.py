@@ -5,7 +5,7 @@ so a run of blocks that continue one another without a long pause is one request
 before the last one's end was known here. Where its events end, and when they came, is how a request is recognised (``match``).
 
 Bounds: blocks at a share given by the owner (100 bytes each; beyond it new ones are not tracked); runs at ``MAX_RUNS``, and they
-as well as answers at ``MAX_RUN_BLOCKS`` blocks together per pod (some 20 bytes each, their numbers being shared with the blocks).
+as well as answers at a number of blocks together (some 50 bytes each).
 """
 
 import math
@@ -78,6 +78,7 @@ class Chains:
 
     Attributes:
         limit: the same; may be changed.
+        run_limit: most blocks of runs, and of answers, to remember; may be changed.
         whole: whether all of the cache is known, as far as tracked; False from a gap until blocks stored after it are evicted,
             since then older ones which nobody used are gone too.
         untracked: blocks that were not tracked for lack of room, since the last ``reset``.
@@ -85,6 +86,7 @@ class Chains:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.run_limit = MAX_RUN_BLOCKS
         self.whole = False
         self.untracked = 0
         self._blocks: set[int] = set()
@@ -173,7 +175,7 @@ class Chains:
         if answer:
             self._answer_blocks += len(answer) - len(self._answers.pop(answer[-1], ()))
             self._answers[answer[-1]] = answer
-            while self._answer_blocks > MAX_RUN_BLOCKS:
+            while self._answer_blocks > self.run_limit:
                 self._answer_blocks -= len(self._answers.popitem(last=False)[1])
         return () if run.parent is None else self._answers.get(run.parent, ())
 
@@ -187,7 +189,7 @@ class Chains:
         run.extend(event.hashes, now)
         self._tails[run.hashes[-1]] = run
         self._run_blocks += len(event.hashes)
-        while len(self._runs) > MAX_RUNS or (self._run_blocks > MAX_RUN_BLOCKS and self._runs):
+        while len(self._runs) > MAX_RUNS or (self._run_blocks > self.run_limit and self._runs):
             self._let_go(self._runs.popleft())
 
     def _let_go(self, run: Run) -> None:

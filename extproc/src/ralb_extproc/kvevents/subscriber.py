@@ -45,7 +45,7 @@ _TURN_SECONDS: Final = 0.002
 _SHARE: Final = 0.25
 _TICK_SECONDS: Final = 0.1
 _MAX_WARNED: Final = 1000
-MAX_STREAMS: Final = 4096
+MAX_STREAMS: Final = 1024
 
 
 @dataclass(slots=True, eq=False)

@@ -11,9 +11,9 @@ these blocks is bound to the block of our prompt that needs it (``binding``). Fr
 What is not bound (no usage reported, no clear match, stored before we listened) stays as it is without events: expected because
 it was sent there, until the index lets it go. A wrong binding costs accuracy only, and feedback from usage corrects trust in it.
 
-May not enter: sockets, clocks. Matching happens in ``tick``, off the request path. Memory: 100 bytes per tracked block, 150 per
-binding and per known end of a block, ``MAX_BLOCKS``, ``MAX_BINDINGS`` and ``MAX_ENDS`` of them over all pools together, some
-190 MB when all are full; eight pods with caches of 500,000 tokens take 50 MB.
+May not enter: sockets, clocks. Matching happens in ``tick``, off the request path. Memory: 100 bytes per tracked block, 50 per
+block of a run, 150 per binding and per known end of a block; ``MAX_BLOCKS``, as many in runs and answers, ``MAX_BINDINGS`` and
+``MAX_ENDS`` of them over all pools together: under 300 MB when all are full.
 """
 
 import logging
@@ -26,7 +26,7 @@ from ralb_extproc.feedback import Failure, Settled
 from ralb_extproc.kvevents.binding import bind, needed
 from ralb_extproc.kvevents.match import Ambiguous, Served, find, prompt_blocks, skipped_blocks
 from ralb_extproc.kvevents.recent import Recent
-from ralb_extproc.kvevents.runs import Chains
+from ralb_extproc.kvevents.runs import MAX_RUN_BLOCKS, Chains
 from ralb_extproc.kvevents.wire import Batch, Removed, Stored
 from ralb_extproc.place import Flight, PodTable, PrefixIndex
 
@@ -127,6 +127,7 @@ class KvView:
             if view is None:
                 view = self._views[generation] = PodView(pool, slot, generation, Chains(blocks), Recent(ends))
             view.chains.limit, view.ends.entries = blocks, ends
+            view.chains.run_limit = min(blocks, MAX_RUN_BLOCKS)
             self._by_pool.setdefault(pool, []).append(view)
         part = max(_MIN_BLOCKS, MAX_BINDINGS // 2 // max(1, len(self._by_pool)))
         self._bindings = {pool: self._bindings.get(pool, Recent(part)) for pool in self._by_pool}
