@@ -1,5 +1,7 @@
 """Which blocks are whose, and what the index is told of them: without sockets."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -341,3 +343,9 @@ def test_requests_found_in_the_cache_need_add_nothing():
     for _ in range(5):
         world.serve(PROMPT, 0, 1024, cached=1008)
     assert not any(view.silent for view in world.view.views)
+
+
+def test_nothing_is_loaded_where_no_pool_has_events():
+    program = "import sys, ralb_extproc.app; print({'zmq', 'msgpack', 'ralb_extproc.kvevents'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
