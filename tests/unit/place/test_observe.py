@@ -18,7 +18,8 @@ class Pod:
         self.observer = Observer()
 
     def say(self, at, **counters):
-        return self.observer.take(self.data, 1, PodSample(at, 0.0, 0.0, **counters))
+        self.last = PodSample(at, 0.0, 0.0, **counters)
+        return self.observer.take(self.data, 1, self.last)
 
     def __getitem__(self, column):
         return float(self.data[column, 1])
@@ -88,7 +89,7 @@ def test_without_its_other_counters_a_step_is_what_was_accepted_and_one():
 def test_rates_follow_within_seconds_and_idleness_is_not_speed():
     pod = Pod()
     vllm(pod, 10)
-    last = pod.observer._before[1].sample
+    last = pod.last
     for i in range(1, 40):
         pod.observer.take(pod.data, 1, replace(last, started=last.started + i))
     assert pod[col.GENERATION_RATE] < 1.0

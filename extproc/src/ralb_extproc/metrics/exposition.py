@@ -25,7 +25,7 @@ _GPU_BLOCKS: Final = re.compile(rb'[{,]num_gpu_blocks="(\d{1,12})"')
 _ADAPTER_LISTS: Final = re.compile(rb'[{,](?:running|waiting)_lora_adapters="([^"\\]{0,8192})"')
 _MAX_LORA: Final = re.compile(rb'[{,]max_lora="(\d{1,4})"')
 
-# A sample: labels with braces, or b"", and the value, NaN where it is not a usable number.
+# A sample: its line from the labels on, and the value, NaN where it is not a usable number.
 _Sample = tuple[bytes, float]
 
 
@@ -87,14 +87,15 @@ def _find(page: bytes, dialect: Dialect) -> dict[bytes, list[_Sample]]:
     for match in islice(dialect.pattern.finditer(page), MAX_SAMPLES):
         begin = match.end()
         end = page.find(b"\n", begin, begin + MAX_LINE)
-        line = page[begin:end] if end >= 0 else page[begin : begin + MAX_LINE]
-        samples = found.setdefault(match[1], [])
-        if len(samples) >= MAX_LABEL_SETS:
+        line = page[begin : end if end >= 0 else begin + MAX_LINE]
+        close = line.rfind(b"}")
+        if close < 0 and line[:1] == b"{":
             continue
-        if line[:1] != b"{":
-            samples.append((b"", _number(line)))
-        elif (close := line.rfind(b"}")) > 0:
-            samples.append((line[: close + 1], _number(line[close + 1 :])))
+        samples = found.get(match[1])
+        if samples is None:
+            samples = found[match[1]] = []
+        if len(samples) < MAX_LABEL_SETS:
+            samples.append((line, _number(line[close + 1 :])))
     return found
 
 
@@ -142,13 +143,13 @@ def _labelled(labels: bytes, pair: bytes) -> bool:
 
 def _number(rest: bytes) -> float:
     """The value before an optional timestamp."""
-    words = rest.split(None, 1)
-    if not words or len(words[0]) > 32 or b"_" in words[0]:
+    if len(rest) > 64 or b"_" in rest:
         return math.nan
     try:
-        value = float(words[0])
+        value = float(rest)
     except ValueError:
-        return math.nan
+        words = rest.split(None, 1)
+        return _number(words[0]) if len(words) == 2 else math.nan
     return value if 0.0 <= value <= MAX_VALUE else math.nan
 
 

@@ -158,5 +158,8 @@ def _counted(sample: PodSample) -> float | None:
 def _age(data: Floats, slot: int, now: float) -> None:
     at = float(data[col.FLOW_AT, slot])
     if now > at:
-        data[[col.WORK, col.BUSY, col.FILLED, col.FULL], slot] *= 0.5 ** (min(now - at, 1e6) / HALF_LIFE)
+        keep = 0.5 ** (min(now - at, 1e6) / HALF_LIFE)
+        # One by one: an index of several costs twenty times as much, with every scrape.
+        for column in (col.WORK, col.BUSY, col.FILLED, col.FULL):
+            data[column, slot] *= keep
         data[col.FLOW_AT, slot] = now

@@ -6,8 +6,10 @@ here, since every column costs something with every decision. The trap is that p
 or stand still, and two readings may be a moment apart. May not enter: what to make of the rates (``strategies``, ``speed``).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from operator import attrgetter
+from typing import Final, NamedTuple
 
 from ralb_extproc.place import columns as col
 from ralb_extproc.place.columns import Floats
@@ -22,14 +24,13 @@ MAX_RATE: Final = 1e8  # per second
 MAX_ITL: Final = 600.0  # seconds
 MAX_ACCEPTANCE: Final = 65.0
 MAX_PREFILL: Final = 3600.0  # seconds
-_SINCE_START: Final = ("prefix_queries", "prompt_tokens", "generation_tokens")
-# Counter, column of its rate, half-life.
+# Rates: their place among the counters, their column, their half-life.
 _RATES: Final = (
-    ("prefix_queries", col.QUERY_RATE, PREFIX_HALF_LIFE),
-    ("prefix_hits", col.HIT_RATE, PREFIX_HALF_LIFE),
-    ("preemptions", col.PREEMPTION_RATE, HALF_LIFE),
-    ("prompt_tokens", col.PROMPT_RATE, HALF_LIFE),
-    ("generation_tokens", col.GENERATION_RATE, HALF_LIFE),
+    (0, col.QUERY_RATE, PREFIX_HALF_LIFE),
+    (1, col.HIT_RATE, PREFIX_HALF_LIFE),
+    (2, col.PREEMPTION_RATE, HALF_LIFE),
+    (3, col.PROMPT_RATE, HALF_LIFE),
+    (4, col.GENERATION_RATE, HALF_LIFE),
 )
 _DERIVED: Final = (
     col.QUERY_RATE,
@@ -40,6 +41,35 @@ _DERIVED: Final = (
     col.ITL,
     col.PREFILL_SECONDS,
 )
+
+
+class _Grown(NamedTuple):
+    """By how much each counter of a sample grew since the one before; None unless both have it."""
+
+    prefix_queries: float | None
+    prefix_hits: float | None
+    preemptions: float | None
+    prompt_tokens: float | None
+    generation_tokens: float | None
+    first_tokens: float | None
+    itl_seconds: float | None
+    itl_steps: float | None
+    itl_tokens: float | None
+    prefill_seconds: float | None
+    prefill_count: float | None
+    spec_drafts: float | None
+    spec_accepted: float | None
+
+    @property
+    def restarted(self) -> bool:
+        """Whether a counter fell that only a new process sets back."""
+        return any(
+            more is not None and more < 0.0
+            for more in (self.prefix_queries, self.prompt_tokens, self.generation_tokens)
+        )
+
+
+_counters: Final[Callable[[PodSample], tuple[float | None, ...]]] = attrgetter(*_Grown._fields)
 
 
 @dataclass(slots=True)
@@ -62,11 +92,20 @@ class _Mean:
 class _Before:
     """The reading that the next is compared with, and means in the making."""
 
-    sample: PodSample
+    at: float
+    counters: tuple[float | None, ...]
     rated: bool = False
     itl: _Mean = field(default_factory=_Mean)
     prefill: _Mean = field(default_factory=_Mean)
     accepted: _Mean = field(default_factory=_Mean)
+
+    def grown(self, counters: tuple[float | None, ...]) -> _Grown:
+        return _Grown._make(
+            [
+                None if before is None or after is None else after - before
+                for before, after in zip(self.counters, counters, strict=True)
+            ]
+        )
 
 
 class Observer:
@@ -86,26 +125,29 @@ class Observer:
 
     def take(self, data: Floats, slot: int, sample: PodSample) -> bool:
         """Take in a reading of a slot's pod and set its columns; returns whether its engine started anew since the last."""
-        before = self._before.get(slot)
-        if before is not None and _fell(before.sample, sample):
+        before, counters = self._before.get(slot), _counters(sample)
+        if before is None:
+            self._start(data, slot, sample, counters)
+            return False
+        grown = before.grown(counters)
+        if grown.restarted:
             data[list(_DERIVED), slot] = 0.0
             data[col.ACCEPTANCE, slot] = 1.0
-            before, restarted = None, True
-        else:
-            restarted = False
-        if before is None:
-            self._before[slot] = _Before(sample)
-            self._gauges(data, slot, sample, 0.0)
-            return restarted
-        seconds = sample.started - before.sample.started
+            self._start(data, slot, sample, counters)
+            return True
+        seconds = sample.started - before.at
         if seconds < MIN_SECONDS:
             return False
         keep = 0.5 ** (seconds / HALF_LIFE)
         self._gauges(data, slot, sample, keep)
-        self._rates(data, slot, before, sample, seconds)
-        self._means(data, slot, before, sample, keep)
-        before.sample, before.rated = sample, True
+        self._rates(data, slot, before, grown, seconds, counted=sample.generation_rate is None)
+        self._means(data, slot, before, grown, keep)
+        before.at, before.counters, before.rated = sample.started, counters, True
         return False
+
+    def _start(self, data: Floats, slot: int, sample: PodSample, counters: tuple[float | None, ...]) -> None:
+        self._before[slot] = _Before(sample.started, counters)
+        self._gauges(data, slot, sample, 0.0)
 
     def _gauges(self, data: Floats, slot: int, sample: PodSample, keep: float) -> None:
         """What engines have averaged themselves."""
@@ -120,38 +162,34 @@ class Observer:
         else:
             data[column, slot] += (1.0 - keep) * (value - data[column, slot])
 
-    def _rates(self, data: Floats, slot: int, before: _Before, sample: PodSample, seconds: float) -> None:
-        for name, column, half_life in _RATES:
-            more = _more(before.sample, sample, name)
-            if more is None or (column == col.GENERATION_RATE and sample.generation_rate is not None):
+    def _rates(self, data: Floats, slot: int, before: _Before, grown: _Grown, seconds: float, *, counted: bool) -> None:
+        for place, column, half_life in _RATES:
+            more = grown[place]
+            if more is None or (column == col.GENERATION_RATE and not counted):
                 continue
             if not 0.0 <= more <= MAX_RATE * seconds:
                 self.odd += 1
                 continue
             keep = 0.5 ** (seconds / half_life) if before.rated else 0.0
-            data[column, slot] += (1.0 - keep) * (more / seconds - data[column, slot])
+            old = data.item(column, slot)
+            data[column, slot] = old + (1.0 - keep) * (more / seconds - old)
 
-    def _means(self, data: Floats, slot: int, before: _Before, sample: PodSample, keep: float) -> None:
-        old = before.sample
-        steps = _more(old, sample, "itl_steps")
-        accepted = _more(old, sample, "spec_accepted")
-        drafts = _more(old, sample, "spec_drafts")
+    def _means(self, data: Floats, slot: int, before: _Before, grown: _Grown, keep: float) -> None:
+        accepted, drafts, steps = grown.spec_accepted, grown.spec_drafts, grown.itl_steps
         if accepted is not None and drafts is not None:
             # A step without a draft (none was found) gives one token like any other.
             mean = self._mean(before.accepted, accepted, max(drafts, steps or 0.0), keep, MAX_ACCEPTANCE - 1.0)
             if mean is not None:
                 data[col.ACCEPTANCE, slot] = 1.0 + mean
-        took = _more(old, sample, "itl_seconds")
-        tokens = _more(old, sample, "itl_tokens")
+        tokens = grown.itl_tokens
         if tokens is None and steps is not None:
-            tokens = _tokens(old, sample, steps, accepted)
-        if took is not None and tokens is not None:
-            mean = self._mean(before.itl, took, tokens, keep, MAX_ITL)
+            tokens = _tokens(grown, steps)
+        if grown.itl_seconds is not None and tokens is not None:
+            mean = self._mean(before.itl, grown.itl_seconds, tokens, keep, MAX_ITL)
             if mean is not None:
                 data[col.ITL, slot] = mean
-        took, count = _more(old, sample, "prefill_seconds"), _more(old, sample, "prefill_count")
-        if took is not None and count is not None:
-            mean = self._mean(before.prefill, took, count, keep, MAX_PREFILL)
+        if grown.prefill_seconds is not None and grown.prefill_count is not None:
+            mean = self._mean(before.prefill, grown.prefill_seconds, grown.prefill_count, keep, MAX_PREFILL)
             if mean is not None:
                 data[col.PREFILL_SECONDS, slot] = mean
 
@@ -162,27 +200,12 @@ class Observer:
         return found
 
 
-def _fell(old: PodSample, new: PodSample) -> bool:
-    """Whether a counter fell that only a new process sets back."""
-    for name in _SINCE_START:
-        more = _more(old, new, name)
-        if more is not None and more < 0.0:
-            return True
-    return False
-
-
-def _more(old: PodSample, new: PodSample, name: str) -> float | None:
-    """By how much a counter grew; None unless both readings have it."""
-    before, after = getattr(old, name), getattr(new, name)
-    return None if before is None or after is None else after - before
-
-
-def _tokens(old: PodSample, new: PodSample, steps: float, accepted: float | None) -> float:
+def _tokens(grown: _Grown, steps: float) -> float:
     """Tokens in so many outputs after the first of a request.
 
     A speculating engine puts several into one: they are all tokens but the first of each answer, or else one for each output
     and those accepted.
     """
-    made, first = _more(old, new, "generation_tokens"), _more(old, new, "first_tokens")
-    tokens = made - first if made is not None and first is not None else steps + (accepted or 0.0)
+    made, first = grown.generation_tokens, grown.first_tokens
+    tokens = made - first if made is not None and first is not None else steps + (grown.spec_accepted or 0.0)
     return min(max(tokens, steps), steps * MAX_ACCEPTANCE)
