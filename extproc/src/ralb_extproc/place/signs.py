@@ -84,14 +84,14 @@ def _cap(row: list[float], sample: PodSample, now: float) -> None:
         row[QUEUED_AT] = 0.0
     elif not row[QUEUED_AT]:
         row[QUEUED_AT] = now
-    enough = 0.0
+    enough: float | None = None
     if preempted or (queued and (sample.kv_usage or 0.0) >= _KV_FULL):
         if row[CAP] and now - row[CAP_AT] < CUT_SECONDS:
             return
         enough = sample.running * _CUT
     elif queued and now - row[QUEUED_AT] >= QUEUE_SECONDS:
         enough = sample.running * _QUEUE_ROOM
-    if enough:
+    if enough is not None:
         enough = max(1.0, enough)
         row[CAP] = min(row[CAP], enough) if row[CAP] else enough
         row[CAP_AT] = now
