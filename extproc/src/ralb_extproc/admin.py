@@ -66,10 +66,12 @@ def pod_rows(pods: PodTable, now: float, pool: str = "") -> list[dict[str, Any]]
         if pool and view.pool != pool:
             continue
         block = pods.block(view)
+        shown = pods.ward.shown(view.select, pods.data, now)
         for i, address in enumerate(view.addresses):
             if len(rows) >= MAX_PODS_SHOWN:
                 return rows
             state = [float(x) for x in block[:, i]]
+            condition, why = pods.ward.condition(view.slots[i], pods.data, now)
             rows.append(
                 {
                     "pool": view.pool,
@@ -96,8 +98,16 @@ def pod_rows(pods: PodTable, now: float, pool: str = "") -> list[dict[str, Any]]
                     "failures": int(state[col.FAILURES]),
                     "last_failure_seconds": _finite(now - state[col.FAILED_AT]),
                     "reachable": not state[col.UNREACHABLE],
+                    "health": condition,
+                    "why": why,
+                    **{name: round(of[i], 4) for name, of in shown.items() if name != "health"},
                 }
             )
+    for key, flights, until in pods.draining():
+        if (not pool or key.pool == pool) and len(rows) < MAX_PODS_SHOWN:
+            seconds = round(max(0.0, until - now), 3)
+            row = {"pool": key.pool, "endpoint": key.address, "in_flight": flights, "health": "Draining"}
+            rows.append({**row, "drain_seconds": seconds})
     return rows
 
 

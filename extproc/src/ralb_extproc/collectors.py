@@ -59,6 +59,14 @@ _POD_SERIES: Final = (
     ("ralb_pod_preemption_rate", "Requests pre-empted per second.", col.PREEMPTION_RATE),
     ("ralb_pod_failures", "Failures in a row.", col.FAILURES),
 )
+_HEALTH_SERIES: Final = (
+    ("health", "0 = Healthy, 1 = Degraded, 2 = Failed."),
+    ("share", "Of a pod's fair part of the work, how much it may have for its health, 0 to 1."),
+    ("error_rate", "Share of failed requests, drawn towards 0.5 % while there are few."),
+    ("slowness", "How many times slower than its peers, for the same work."),
+    ("metrics_stuck", "1 = its metrics do not change while it works; they are not believed."),
+    ("learned_cap", "Requests it can take at once, as learned; 0 = not known."),
+)
 
 
 def pod_page(pods: PodTable, now: float, limit: int) -> bytes:
@@ -68,6 +76,7 @@ def pod_page(pods: PodTable, now: float, limit: int) -> bytes:
     """
     labels: list[str] = []
     values: list[list[float]] = [[] for _ in range(col.COUNT)]
+    health: dict[str, list[float]] = {name: [] for name, _ in _HEALTH_SERIES}
     for view in pods.views():
         room = limit - len(labels)
         if room <= 0:
@@ -76,10 +85,16 @@ def pod_page(pods: PodTable, now: float, limit: int) -> bytes:
         labels.extend(f'{{pool="{pool}",endpoint="{_escaped(address)}"}}' for address in view.addresses[:room])
         for row, column in zip(values, pods.block(view)[:, :room].tolist(), strict=True):
             row.extend(column)
+        for name, column in pods.ward.shown(view.select, pods.data, now).items():
+            health[name].extend(column[:room])
     out: list[str] = []
     for name, text, column in _POD_SERIES:
         out.append(f"# HELP {name} {text}\n# TYPE {name} gauge\n")
         out.extend(f"{name}{label} {value}\n" for label, value in zip(labels, values[column], strict=True))
+    for short, text in _HEALTH_SERIES:
+        name = f"ralb_pod_{short}"
+        out.append(f"# HELP {name} {text}\n# TYPE {name} gauge\n")
+        out.extend(f"{name}{label} {value}\n" for label, value in zip(labels, health[short], strict=True))
     name = "ralb_pod_age_seconds"
     out.append(f"# HELP {name} Age of the last reading; absent if there is none.\n# TYPE {name} gauge\n")
     out.extend(
@@ -90,6 +105,7 @@ def pod_page(pods: PodTable, now: float, limit: int) -> bytes:
     for name, text, total in (
         ("ralb_pods", "Pods in the table.", len(pods)),
         ("ralb_pods_not_shown", "Pods left out of the per-pod series.", len(pods) - len(labels)),
+        ("ralb_pods_draining", "Pods that are going and still answer requests of ours.", len(list(pods.draining()))),
     ):
         out.append(f"# HELP {name} {text}\n# TYPE {name} gauge\n{name} {total}\n")
     return "".join(out).encode()

@@ -134,6 +134,7 @@ def placement_record(placement: Placement) -> dict[str, Any]:
         "considered": placement.considered,
         "reason": placement.reason,
         "strategy": placement.strategy,
+        **({"held": placement.held} if placement.held else {}),
         **({"spilled": dict(zip(("from", "to"), placement.spilled, strict=True))} if placement.spilled else {}),
         **({"handoff": handoff_record(placement.handoff)} if placement.handoff is not None else {}),
     }

@@ -235,6 +235,7 @@ class Placement:
         hash_key: what Envoy is to hash where it chooses the pod; "" = nothing.
         spilled: ids of the tier that was saturated and of the one that takes the request; None where none was.
         handoff: who computes the prompt; None where the pool does not hand over.
+        held: pods of the first pool that were passed over because they have had their share of the work, see ``place.health``.
     """
 
     attempts: tuple[Attempt, ...]
@@ -247,3 +248,4 @@ class Placement:
     hash_key: str = ""
     spilled: tuple[str, str] | None = None
     handoff: Handoff | None = None
+    held: int = 0

@@ -1,11 +1,13 @@
 import dataclasses
 
+import numpy as np
 import pytest
 
 from ralb.v1.snapshot_pb2 import Endpoint, Pool
 from ralb_extproc.feedback import Failure, Learner, Lengths, Outcome, Usage
 from ralb_extproc.place import FlightInfo, PodTable, hash_blocks
 from ralb_extproc.place import columns as col
+from ralb_extproc.place import health, ward
 
 PREFIX = hash_blocks(b"p" * 4096)
 GOOD = Outcome(
@@ -96,7 +98,6 @@ def test_failure_of_the_last_try_is_blamed(failure):
     "changes",
     [
         {"status": 503, "failure": Failure.OVERFLOW},
-        {"status": 429},
         {"status": 0, "aborted": True},
         {"status": 0, "aborted": True, "failure": Failure.RESET},
         {"status": 503, "attempts": 0, "upstream": "", "failure": Failure.NO_UPSTREAM},
@@ -218,3 +219,44 @@ class TestLengths:
         lengths = Lengths()
         self.learn(lengths, "p", "x", 0, 100)
         assert lengths.expected_output("p", "x") == 256
+
+
+@pytest.mark.parametrize(
+    ("changes", "seconds"),
+    [
+        ({"status": 429}, 1.0),
+        ({"status": 429, "retry_after": 20.0}, 20.0),
+        ({"status": 503, "failure": Failure.STATUS, "retry_after": 30.0}, 30.0),
+    ],
+)
+def test_a_pod_that_wants_no_work_gets_none_and_is_not_blamed(changes, seconds):
+    world = World()
+    world.begin("a:1")
+    world.learn(**changes)
+    assert world.failures("a:1") == 0
+    assert world.pods.ward.state[health.LIMITED, world.slot("a:1")] == 100.0 + seconds
+
+
+def test_our_own_refusals_limit_nobody():
+    world = World()
+    world.begin("a:1")
+    world.learn(status=429, attempts=0, upstream="", retry_after=None)
+    assert not np.isfinite(world.pods.ward.state[health.LIMITED]).any()
+
+
+def test_times_are_learned_of_the_pod_that_was_asked():
+    world = World()
+    world.begin("a:1", stream=True, input_tokens=900)
+    world.learn(output_tokens=50, input_tokens=900, ttft=0.2, duration=1.2)
+    world.begin("a:1", "a:2", stream=True, input_tokens=900)
+    world.learn(output_tokens=50, input_tokens=900, ttft=9.0, duration=9.2, attempts=2, upstream="a:2")
+    counts = world.pods.ward.state[[ward.TTFT, ward.PACE, ward.WHOLE]]
+    assert counts[:, world.slot("a:1")].tolist() == [1, 1, 0]
+    assert not counts[:, world.slot("a:2")].any()
+
+
+def test_an_answer_in_one_piece_is_timed_as_a_whole():
+    world = World()
+    world.begin("a:1", input_tokens=900)
+    world.learn(output_tokens=50, input_tokens=900, ttft=1.2, duration=1.2)
+    assert world.pods.ward.state[[ward.TTFT, ward.PACE, ward.WHOLE], world.slot("a:1")].tolist() == [0, 0, 1]

@@ -148,3 +148,31 @@ def test_bad_duration_counts_as_unknown():
     e = entry()
     e.common_properties.duration.seconds = -5
     assert outcome_of(e).duration == 0.0
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("30", 30.0),
+        ("0", 0.0),
+        ("999999999", 7 * 86_400.0),
+        ("Tue, 14 Nov 2023 22:13:42 GMT", 19.5),
+        ("Tue, 14 Nov 2023 22:00:00 GMT", 0.0),
+        ("9" * 10, None),
+        ("-1", None),
+        ("soon", None),
+        ("", None),
+        ("Tue, 99 Nov 2023 22:13:42 GMT", None),
+        ("x" * 10_000, None),
+    ],
+)
+def test_retry_after(said, seconds):
+    e = entry(status=429)
+    e.response.response_headers["retry-after"] = said
+    assert outcome_of(e).retry_after == seconds
+
+
+def test_retry_after_of_our_own_is_no_pods():
+    e = entry(status=429, attempts=0, upstream=None)
+    e.response.response_headers["retry-after"] = "5"
+    assert outcome_of(e).retry_after is None

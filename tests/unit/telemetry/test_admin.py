@@ -4,7 +4,7 @@ import aiohttp
 import pytest
 
 from ralb.v1.snapshot_pb2 import Endpoint, Pool
-from ralb_extproc.admin import AdminServer
+from ralb_extproc.admin import AdminServer, pod_rows
 from ralb_extproc.place import PodSample, PodTable
 from ralb_extproc.telemetry import Telemetry
 
@@ -62,6 +62,27 @@ async def test_pods():
     )
     assert rows[1]["age_seconds"] is None
     assert {row["pool"] for row in of_b} == {"ns/b"}
+
+
+def test_health_and_draining_in_rows():
+    pods = PodTable()
+    both = [Endpoint(address="a:80"), Endpoint(address="b:80")]
+    pods.update([Pool(id="ns/a", endpoints=both)], 0.0)
+    for _ in range(3):
+        pods.fail(pods.slot("ns/a", "a:80"), 1.0)
+    pods.begin("r", pods.slot("ns/a", "b:80"), 1, 1, 1.0)
+    both[1].draining = True
+    pods.update([Pool(id="ns/a", endpoints=both)], 2.0)
+    failed, going = pod_rows(pods, 12.0)
+    assert (failed["health"], failed["why"], failed["share"]) == ("Failed", "down", 1.0)
+    assert going == {
+        "pool": "ns/a",
+        "endpoint": "b:80",
+        "in_flight": 1.0,
+        "health": "Draining",
+        "drain_seconds": 50.0,
+    }
+    assert pod_rows(pods, 12.0, "ns/b") == []
 
 
 async def test_unknown_paths_and_methods():

@@ -136,6 +136,9 @@ def test_pods_are_shown_with_the_age_of_what_they_said(pods):
     assert got["ralb_pod_running", *pod] == 4
     assert got["ralb_pod_kv_usage", *pod] == 0.25
     assert got["ralb_pod_age_seconds", *pod] == 1.5
+    assert got["ralb_pod_health", *pod] == 0
+    assert got["ralb_pod_share", *pod] == 1
+    assert got["ralb_pod_slowness", *pod] == 1
     assert got["ralb_pod_in_flight", *pod] == 1
     assert got["ralb_pod_prefill_tokens", *pod] == 7
     assert ("ralb_pod_age_seconds", "10.0.0.0:80", NAME) not in got

@@ -152,6 +152,7 @@ def _placement(
         strategy=strategy,
         hash_key=hash_key,
         spilled=spilled,
+        held=first.ranking.held,
     )
 
 

@@ -1,7 +1,7 @@
 """Whether a pod is slow for what it is asked: its times next to those its peers need for the same work.
 
 Of each pod the means of log time y and of two features x (logs of the work and of the requests it had) are kept, over its last
-dozen or two of answers. What the features explain is told by how y and x vary together *within* pods (the "within" estimator of panel
+dozen or two of answers. What the features explain is told by how y and x vary together *within* pods (the estimator of panel
 data: Wooldridge, Econometric Analysis of Cross Section and Panel Data, ch. 10), so a pod that is slow and therefore full does
 not pass for one that is slow because it is full:
 

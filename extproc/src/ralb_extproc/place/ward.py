@@ -27,10 +27,11 @@ LIMITED_SECONDS: Final = 1.0  # how long a pod is left alone that refuses work a
 LIMITED_MAX: Final = 300.0
 LIMITED_SHARE: Final = 0.3  # with which it comes back
 _PACE_TOKENS: Final = 8  # shorter answers do not tell a pace
-_TTFT: Final = health.ROWS
-_PACE: Final = _TTFT + latency.ROWS
-_WHOLE: Final = _PACE + latency.ROWS
-_SIGNS: Final = _WHOLE + latency.ROWS
+# First rows of what is known of a pod's times: prefill, decoding, answers in one piece.
+TTFT: Final = health.ROWS
+PACE: Final = TTFT + latency.ROWS
+WHOLE: Final = PACE + latency.ROWS
+_SIGNS: Final = WHOLE + latency.ROWS
 _ROWS: Final = _SIGNS + signs.ROWS
 _STUCK: Final = _SIGNS + signs.STUCK
 _CAP: Final = _SIGNS + signs.CAP
@@ -48,9 +49,9 @@ class _Pool:
     reviewed: float | None = None
     shares: float = 0.0  # their sum, while any is below 1; else 0
     # Prefill: the tokens ahead and the requests; decoding: context and requests; answers in one piece: their tokens, requests.
-    ttft: latency.Relation = field(default_factory=lambda: latency.Relation(_TTFT, (0.5, 0.5), (1.2, 3.0)))
-    pace: latency.Relation = field(default_factory=lambda: latency.Relation(_PACE, (0.0, 0.3), (0.5, 1.5)))
-    whole: latency.Relation = field(default_factory=lambda: latency.Relation(_WHOLE, (0.8, 0.3), (1.2, 2.0)))
+    ttft: latency.Relation = field(default_factory=lambda: latency.Relation(TTFT, (0.5, 0.5), (1.2, 3.0)))
+    pace: latency.Relation = field(default_factory=lambda: latency.Relation(PACE, (0.0, 0.3), (0.5, 1.5)))
+    whole: latency.Relation = field(default_factory=lambda: latency.Relation(WHOLE, (0.8, 0.3), (1.2, 2.0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,9 +275,19 @@ class Ward:
             why = f"{why}, metrics stuck" if why else "metrics stuck"
         return health.NAMES[level], why
 
-    def stuck(self, slot: int) -> bool:
-        """Whether its metrics page does not change while it works."""
-        return bool(self.state[_STUCK, slot])
+    def shown(self, part: slice | Slots, data: Floats, now: float) -> dict[str, list[float]]:
+        """Numbers for people, by name, of the pods in these slots."""
+        state, block = self.state[:, part], data[:, part]
+        away = (block[col.UNREACHABLE] > 0.0) | (block[col.FAILURES] >= health.DOWN_FAILURES)
+        away |= state[health.LIMITED] > now
+        return {
+            "health": np.where(away, float(health.FAILED), state[health.LEVEL]).tolist(),
+            "share": state[health.SHARE].tolist(),
+            "error_rate": state[health.ERROR_RATE].tolist(),
+            "slowness": np.exp(state[health.SLOWNESS]).tolist(),
+            "metrics_stuck": state[_STUCK].tolist(),
+            "learned_cap": state[_CAP].tolist(),
+        }
 
     def cap(self, slot: int) -> float:
         """Requests it can take, as learned; 0 = not known."""
