@@ -5,9 +5,8 @@ import pytest
 
 from ralb.v1.snapshot_pb2 import Endpoint, Pool
 from ralb_extproc.feedback import Failure, Learner, Lengths, Outcome, Usage
-from ralb_extproc.place import FlightInfo, PodTable, hash_blocks
+from ralb_extproc.place import FlightInfo, PodTable, hash_blocks, health, ward
 from ralb_extproc.place import columns as col
-from ralb_extproc.place import health, ward
 
 PREFIX = hash_blocks(b"p" * 4096)
 GOOD = Outcome(

@@ -1,5 +1,7 @@
 """Closed loops: a fleet of eight, one of which is ill for two minutes and then well again."""
 
+from itertools import pairwise
+
 import pytest
 from support_ill_fleet import IllFleet
 
@@ -95,7 +97,7 @@ def test_a_cold_restart():
     assert 0.0 < down < 0.25
     assert shares[0] < 0.4
     assert shares[-1] == pytest.approx(1.0, abs=0.2)
-    assert all(later > earlier - 0.15 for earlier, later in zip(shares, shares[1:], strict=False))
+    assert all(later > earlier - 0.15 for earlier, later in pairwise(shares))
     assert others_stayed_well(fleet)
 
 
