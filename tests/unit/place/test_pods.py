@@ -180,10 +180,10 @@ class TestObserve:
         pods.begin("after", slot, 1, 1, 2.05)
         pods.observe(slot, PodSample(2.0, 3, 4), 2.1)
         assert state(pods, slot, col.SINCE, col.SEEN, col.SCRAPED_AT) == [2, 9, 2.0]
-        pods.finish("before")
-        assert state(pods, slot, col.SINCE, col.SEEN) == [2, 9]
+        pods.finish("before")  # the reading counted it
+        assert state(pods, slot, col.SINCE, col.SEEN) == [2, 8]
         pods.finish("after")
-        assert state(pods, slot, col.SINCE, col.SEEN) == [1, 8]
+        assert state(pods, slot, col.SINCE, col.SEEN) == [1, 7]
         pods.observe(slot, PodSample(3.0, 1, 1), 3.0)
         assert state(pods, slot, col.SINCE, col.SEEN) == [0, 2]
 
@@ -239,13 +239,17 @@ class TestPrefixes:
 
     def test_index_follows_the_size_of_the_caches(self):
         pods = table(pool(count=4))
-        index = pods._prefixes["ns/p"]
-        assert index.capacity == 0
-        for i in range(2):
-            pods.observe(pods.slot("ns/p", f"10.0.0.{i}:80"), PodSample(1.0, 0, 0, kv_capacity=1000.0 * (i + 1)), 1.0)
-        assert index.capacity == 6000
-        pods.update([pool(count=2)], 2.0)
-        assert index.capacity == 3000
+        first, other = (hash_blocks(letter * 4096) for letter in (b"x", b"y"))
+        slots = [pods.slot("ns/p", f"10.0.0.{i}:80") for i in range(4)]
+        pods.observe(slots[0], PodSample(1.0, 0, 0, kv_capacity=1500.0), 1.0)
+        pods.observe(slots[1], PodSample(1.0, 0, 0, kv_capacity=5000.0), 1.0)
+        for slot in slots:
+            for prompt in (first, other):
+                pods.record_prefix(prompt, slot, 1000)
+        # 1,500 tokens hold one and a half, 5,000 both; those that do not say count as the others on average.
+        held = pods.prefix_hits(first, pods.view("ns/p"), 1000)
+        assert 400 < held[0] < 600
+        assert held[1:].tolist() == [1000] * 3
 
 
 class TestFailures:

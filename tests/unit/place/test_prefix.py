@@ -113,24 +113,51 @@ def test_bounded_and_recent_survive():
     for i in range(2000):
         index.record(hash_blocks(text(i, 2048)), 0)
         index.record(keep, 1)
-        assert len(index) <= 2 * 1000 + MAX_BLOCKS
-        assert len(index._dying) <= 1000 + MAX_BLOCKS
+        assert len(index) <= 1000
     assert index.hits(keep, (1,), 100)[0] > 99
     assert index.hits(hash_blocks(text(0, 2048)), (0,), 100) is None
 
 
-def test_what_the_caches_must_have_evicted_is_forgotten():
+def test_a_pod_that_fills_the_index_does_not_push_out_the_others():
+    index = PrefixIndex(entries=100)
+    keep = hash_blocks(text("keep", 8192))
+    for slot in range(1, 4):
+        index.record(keep, slot)
+    for i in range(100):
+        index.record(hash_blocks(text(i, 4096)), 0)
+    assert hits(index, text("keep", 8192), 4)[1:] == [25 * 256] * 3  # 25 of 32 blocks, a quarter of the room each
+    assert len(index) == 100
+
+
+def test_what_a_cache_must_have_evicted_is_forgotten_the_end_first():
     index = PrefixIndex()
-    index.capacity = 10_000  # tokens, 40 kB
+    index.hold_at_most(0, 3072)  # tokens: three prompts
     first = hash_blocks(text("first", 4096))
     index.record(first, 0)
-    for i in range(4):
+    index.record(first, 1)
+    for i in range(2):
         index.record(hash_blocks(text(i, 4096)), 0)
-    assert index.hits(first, (0,), 100) is not None
-    for i in range(4, 20):
-        index.record(hash_blocks(text(i, 4096)), 0)
-    assert index.hits(first, (0,), 100) is None
-    assert index.hits(hash_blocks(text(19, 4096)), (0,), 100) is not None
+    assert hits(index, text("first", 4096), 2, 1024) == [1024, 1024]
+    index.record(hash_blocks(text(0, 4096)), 0)  # the same again takes no room
+    assert hits(index, text("first", 4096), 2, 1024) == [1024, 1024]
+    index.record(hash_blocks(text(2, 2048)), 0)
+    assert hits(index, text("first", 4096), 2, 1024) == [512, 1024]
+    index.record(hash_blocks(text(3, 2048)), 0)
+    assert hits(index, text("first", 4096), 2, 1024) == [0, 1024]
+
+
+def test_a_smaller_cache_is_taken_note_of_at_once():
+    index = PrefixIndex()
+    index.record(hash_blocks(text("first", 4096)), 0)
+    index.hold_at_most(0, 512)
+    assert hits(index, text("first", 4096), 1, 1024) == [512]
+
+
+def test_tokens_of_a_prompt_count_not_its_bytes():
+    index = PrefixIndex()
+    index.hold_at_most(0, 1024)
+    index.record(hash_blocks(text("dense", 4096)), 0, 4096)  # a token per byte
+    assert hits(index, text("dense", 4096), 1, 4096) == [1024]
 
 
 def test_what_a_pod_says_it_evicted_ends_its_hits_there():
@@ -145,16 +172,6 @@ def test_what_a_pod_says_it_evicted_ends_its_hits_there():
     assert hits(index, text("p", 2048), 3) == [2048, 2048, 0]
 
 
-def test_eviction_reaches_the_old_generation():
-    index = PrefixIndex(entries=20)
-    prompt = hash_blocks(text("p", 2048))
-    index.record(prompt, 0)
-    index.record(hash_blocks(text("q", 4096)), 0)
-    assert prompt.hashes[0] in index._old
-    index.evict(0, prompt.hashes[:1])
-    assert hits(index, text("p", 2048), 1) == [0]
-
-
 def test_what_a_pod_says_it_holds_is_expected_and_bounded():
     index = PrefixIndex(entries=100)
     prompt = hash_blocks(text("p", 2048))
@@ -162,17 +179,8 @@ def test_what_a_pod_says_it_holds_is_expected_and_bounded():
     assert hits(index, text("p", 2048), 5) == [0, 0, 0, 1024, 0]
     for i in range(1000):
         index.hold(3, hash_blocks(text(i, 2048)).hashes)
-        assert len(index) + len(index._dying) <= 300 + MAX_BLOCKS
+        assert len(index) <= 100
     assert hits(index, text("p", 2048), 5) == [0] * 5
-
-
-def test_the_same_prompt_again_takes_no_room():
-    index = PrefixIndex()
-    index.capacity = 10_000
-    first = hash_blocks(text("first", 4096))
-    for _ in range(100):
-        index.record(first, 0)
-    assert index._rotations == 0
 
 
 def test_churn_without_traffic_stays_bounded():
@@ -181,8 +189,8 @@ def test_churn_without_traffic_stays_bounded():
     for _ in range(10_000):
         index.record(prefix, 0)
         index.forget(0)
-    assert index._bits <= 4100
-    assert max(value.bit_length() for value in index._young.values()) <= 4100
+    assert index._bits == 1
+    assert not index._holders
 
 
 def test_needs_room():

@@ -175,7 +175,7 @@ class Learner:
         if slot < 0:
             return
         if slot != flight.slot:
-            self.pods.record_prefix(info.prefix, slot)
+            self.pods.record_prefix(info.prefix, slot, info.input_tokens)
             if flight.slot >= 0:
                 return  # Envoy went elsewhere than was planned; where it chooses itself, all the rest is learned
         if outcome.attempts > 1 or info.remote:

@@ -52,16 +52,21 @@ GENERATION_RATE: Final = 29  # tokens of answers per second
 PROMPT_RATE: Final = 30  # tokens of prompts per second, cached ones included
 PREEMPTION_RATE: Final = 31  # requests pre-empted per second
 PREFILL_SECONDS: Final = 32  # from being scheduled to the first token, mean of requests that ended; 0 = unknown
-COUNT: Final = 33
+# Foreseen, see ``clock``.
+FREE_AT: Final = 33  # monotonic seconds at which the prefill queued there is done
+FACTOR: Final = 34  # how many times as long as its peers' its work takes
+CONTEXT: Final = 35  # prompt tokens of our requests in flight
+SINCE_TOKENS: Final = 36  # uncached prompt tokens of those which the last scrape cannot have seen
+COUNT: Final = 37
 
 INITIAL_PREFILL_RATE: Final = 10_000.0
 
 _INITIAL: Final = np.zeros(COUNT)
-_INITIAL[[SCRAPED_AT, FAILED_AT, PROBE_AT, FIRST_SEEN, BACKLOG_AT, FLOW_AT]] = -np.inf
+_INITIAL[[SCRAPED_AT, FAILED_AT, PROBE_AT, FIRST_SEEN, BACKLOG_AT, FLOW_AT, FREE_AT]] = -np.inf
 _INITIAL[PREFILL_RATE] = INITIAL_PREFILL_RATE
 _INITIAL[HIT_TRUST] = 1.0
 _INITIAL[WORK_COUNT] = -1.0
-_INITIAL[ACCEPTANCE] = 1.0
+_INITIAL[[ACCEPTANCE, FACTOR]] = 1.0
 
 
 def empty(slots: int) -> Floats:

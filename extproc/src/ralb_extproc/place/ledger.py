@@ -8,6 +8,7 @@ Not safe for threads; the request path is one event loop.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ralb_extproc.place.model import Note
 from ralb_extproc.place.prefix import NO_PREFIX, Prefix
 
 
@@ -59,6 +60,7 @@ class Flight:
         recent: still counted as "since the scrape".
         open: False once finished, swept or pushed out.
         info: for learning.
+        note: what was known of the pod just before.
     """
 
     id: str
@@ -74,6 +76,7 @@ class Flight:
     recent: bool = False
     open: bool = True
     info: FlightInfo = NO_INFO
+    note: Note | None = None
 
 
 class Ledger:

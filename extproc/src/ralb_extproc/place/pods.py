@@ -17,12 +17,14 @@ from ralb.v1.snapshot_pb2 import Balancing, Pool
 from ralb_extproc.place import columns as col
 from ralb_extproc.place.adapters import Residency
 from ralb_extproc.place.ask import Ask
+from ralb_extproc.place.clock import Clock
 from ralb_extproc.place.columns import Bools, Floats
 from ralb_extproc.place.dice import Dice
 from ralb_extproc.place.flow import Flow, count_read, count_served, flow
 from ralb_extproc.place.health import Rules
 from ralb_extproc.place.ledger import NO_INFO, Flight, FlightInfo, Ledger
 from ralb_extproc.place.load import STEADY_SECONDS, Steady, steady
+from ralb_extproc.place.model import SpeedModel
 from ralb_extproc.place.observe import Observer
 from ralb_extproc.place.prefix import Prefix, PrefixIndex
 from ralb_extproc.place.prefixes import PoolPrefixes
@@ -50,10 +52,18 @@ class PodTable:
     Args:
         ledger_limit: most requests in flight that are tracked; beyond it the oldest is let go.
         ttl: seconds after which a flight without outcome is let go.
-        prefix_entries: most prefix blocks in each of the two generations of all pools' indexes together.
+        prefix_entries: most pairs of pod and block in all pools' prefix indexes together, 110 to 240 bytes each.
+        settle: seconds from placing a request until the pod's own gauges count it.
     """
 
-    def __init__(self, *, ledger_limit: int = 50_000, ttl: float = 900.0, prefix_entries: int = 131_072) -> None:
+    def __init__(
+        self,
+        *,
+        ledger_limit: int = 50_000,
+        ttl: float = 900.0,
+        prefix_entries: int = 524_288,
+        settle: float = SETTLE_SECONDS,
+    ) -> None:
         self.ledger = Ledger(ledger_limit, ttl)
         self.data: Floats = col.empty(16)
         self.lost = 0  # flights let go without an outcome
@@ -68,6 +78,9 @@ class PodTable:
         self._balancing: dict[str, Balancing] = {}
         self._prefixes = PoolPrefixes(prefix_entries)
         self._residency = Residency()
+        self._models: dict[str, SpeedModel] = {}
+        self._clock = Clock()
+        self._settle = settle
         self.observer = Observer()
         self.ward = Ward(16)
         self._draining: dict[
@@ -122,6 +135,10 @@ class PodTable:
         """How a pool's pods are compared."""
         return self._strategies[view.pool]
 
+    def model(self, pool: str) -> SpeedModel | None:
+        """What is learned of a pool's speed; None for a pool not known."""
+        return self._models.get(pool)
+
     def hash_key(self, pool: str, ask: Ask, now: float) -> str:
         """What Envoy is to hash where it chooses a pool's pod itself; "" = nothing."""
         strategy = self._strategies.get(pool)
@@ -143,7 +160,8 @@ class PodTable:
         resident = self.adapters(view, ask.adapter) if ask.adapter else None
         state = self.steady(view, now)
         overdrawn = self.ward.overdrawn(view.select) if state.reduced is not None else None
-        return Scene(view, block, state, hits, ask, now, dice, resident, overdrawn)
+        model = self._models[view.pool]
+        return Scene(view, block, state, hits, ask, now, dice, model, resident, overdrawn)
 
     def slot(self, pool: str, address: str) -> int | None:
         """The slot of an endpoint, or None."""
@@ -212,6 +230,7 @@ class PodTable:
         self._steady.clear()
         # What is kept tells whether a pool was saturated; its age makes it be computed again.
         self._flow = {pool: replace(kept, at=-np.inf) for pool, kept in self._flow.items() if pool in views}
+        self._models = {pool: self._models.get(pool) or SpeedModel() for pool in views}
         self._strategies = {
             pool: self._strategies[pool] if said == self._balancing.get(pool) else new_strategy(said)
             for pool, said in balancing.items()
@@ -266,6 +285,7 @@ class PodTable:
         col.reset(self.data, slot)
         self.ward.reset(slot)
         self.observer.forget(slot)
+        self._clock.forget(slot)
 
     def _drain(self, pool: str, address: str, slot: int, until: float) -> None:
         """The pod leaves, but not its flights: it is in no view and has no address any more, but still is who it was."""
@@ -309,11 +329,11 @@ class PodTable:
         """See ``PrefixIndex.hits``; by position in the view."""
         return self._prefixes.hits(prefix, view, tokens)
 
-    def record_prefix(self, prefix: Prefix, slot: int) -> None:
-        """Note that a pod was sent a prompt."""
+    def record_prefix(self, prefix: Prefix, slot: int, tokens: int = 0) -> None:
+        """Note that a pod was sent a prompt of so many tokens; 0 = not known."""
         key = self._member(slot)
         if key is not None:
-            self._prefixes[key.pool].record(prefix, slot)
+            self._prefixes[key.pool].record(prefix, slot, tokens)
 
     def prefix_index(self, slot: int) -> PrefixIndex | None:
         """The index of a pod's pool, for what the pod itself says of its cache; None for a slot that is nobody's."""
@@ -330,7 +350,7 @@ class PodTable:
         """A request was charged to a pod: it will hold the prompt soon, and the strategy is told."""
         key = self._member(slot)
         if key is not None:
-            self._prefixes[key.pool].record(ask.prefix, slot)
+            self._prefixes[key.pool].record(ask.prefix, slot, ask.input_tokens)
             self._strategies[key.pool].placed(self._views[key.pool], slot, ask, now)
 
     def sent(self, pool: str, ask: Ask, now: float) -> None:
@@ -361,6 +381,12 @@ class PodTable:
         if key is None:
             return
         data = self.data
+        model = self._models.get(key.pool)
+        if model is not None:
+            note = flight.note = self._clock.note(data, slot, max(0.0, info.input_tokens - prefill), prefill, now)
+            self._clock.placed(data, slot, note, model, now)
+        data[col.CONTEXT, slot] += info.input_tokens
+        data[col.SINCE_TOKENS, slot] += prefill
         seen = float(data[col.SEEN, slot])
         flight.load = max(float(data[col.INFLIGHT, slot]), seen)
         flight.queued = bool(data[col.WAITING, slot] > 0.0 and now - data[col.SCRAPED_AT, slot] < _STALE_SECONDS)
@@ -414,20 +440,26 @@ class PodTable:
         if not self.is_current(slot, flight.generation):
             return
         data = self.data
-        self._leave_recent(flight)
+        if flight.recent:
+            self._leave_recent(flight)
+        else:  # the last reading still counts it
+            data[col.SEEN, slot] = max(float(data[col.SINCE, slot]), float(data[col.SEEN, slot]) - 1.0)
         data[col.INFLIGHT, slot] -= 1.0
         if data[col.INFLIGHT, slot] <= 0.0:  # nothing in flight: also wipe what rounding left
-            data[[col.INFLIGHT, col.PREFILL, col.DECODE], slot] = 0.0
+            data[col.FREE_AT, slot] = -np.inf
+            data[[col.INFLIGHT, col.PREFILL, col.DECODE, col.CONTEXT], slot] = 0.0
             if slot in self._draining:
                 self._free(slot)
         else:
             data[col.PREFILL, slot] -= flight.prefill
             data[col.DECODE, slot] -= flight.decode
+            data[col.CONTEXT, slot] -= flight.info.input_tokens
 
     def _leave_recent(self, flight: Flight) -> None:
         if flight.recent:
             flight.recent = False
             self.data[col.SINCE, flight.slot] -= 1.0
+            self.data[col.SINCE_TOKENS, flight.slot] -= flight.uncached
             self.data[col.SEEN, flight.slot] -= 1.0
 
     # ---- what pods say ----
@@ -460,11 +492,16 @@ class PodTable:
         data[col.WAITING, slot] = sample.waiting
         data[col.RUNNING, slot] = sample.running
         data[col.SCRAPED_AT, slot] = min(now, sample.started)
-        cutoff = sample.started - SETTLE_SECONDS
+        cutoff = sample.started - self._settle
         recent = self._recent[slot]
         while recent and (not recent[0].open or recent[0].begun < cutoff):
             self._leave_recent(recent.popleft())
         data[col.SEEN, slot] = sample.waiting + sample.running + data[col.SINCE, slot]
+        if not data[col.SINCE, slot]:
+            data[col.SINCE_TOKENS, slot] = 0.0  # wipes what rounding left
+        model = self._models.get(key.pool)
+        if model is not None:
+            self._clock.read(data, slot, sample.waiting, cutoff, model)
 
     def unreachable(self, slot: int, now: float) -> None:
         """The scraper was refused a connection: the pod goes last until it answers a scrape or a request.
@@ -516,6 +553,8 @@ class PodTable:
 
     def _restarted(self, slot: int, now: float) -> None:
         self.data[col.FIRST_SEEN, slot] = now
+        self.data[[col.FREE_AT, col.FACTOR], slot] = -np.inf, 1.0
+        self._clock.forget(slot)
         self.ward.restarted(slot)
 
     def limit(self, slot: int, seconds: float | None, now: float) -> None:
@@ -541,6 +580,12 @@ class PodTable:
         if key is not None and key.generation == flight.generation:
             uncached = flight.uncached if cached is None else max(0.0, flight.info.input_tokens - cached)
             self.ward.timed(flight, key.pool, ttft=ttft, duration=duration, output=output, uncached=uncached)
+            model = self._models.get(key.pool)
+            if model is not None and flight.note is not None:
+                requests = float(self.data[col.INFLIGHT, flight.slot])
+                ratio = model.served(flight.note, requests, ttft, duration, output, cached)
+                if ratio is not None:
+                    self._clock.served(self.data, flight.slot, ratio)
 
     def answered(self, slot: int, served: Served, now: float) -> None:
         """A pod answered a request in full; the strategy is told."""

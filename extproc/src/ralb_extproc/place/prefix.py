@@ -1,21 +1,21 @@
 """Which pods are likely to hold which prefix of a prompt.
 
 A prompt is flattened to canonical bytes (``prompt``), cut into blocks and hashed in a chain, so that a block's hash stands for
-everything up to its end. The index maps a hash to the set of pods (an int used as a bit set) that were sent a prompt with it.
+everything up to its end. Blocks grow with depth (256 bytes, about 64 tokens, at first; never more than 1/64 of their offset
+beyond 16 KiB), which keeps any prompt under ``MAX_BLOCKS`` blocks at a bounded relative error.
 
-Blocks grow with depth (256 bytes, about 64 tokens, at first; never more than 1/64 of their offset beyond 16 KiB), which keeps
-any prompt under ``MAX_BLOCKS`` blocks at a bounded relative error.
+The index does what the engines do: each pod's blocks are in order of their last use, and the oldest go when they are more than
+the pod's cache holds, the end of a prompt before its beginning. So a pod that is sent much forgets fast, whatever its peers
+still hold. One map from block to the set of pods (an int used as a bit set) answers for all pods at once.
 
-There is one index per pool, bounded by two generations: what is touched goes to the young one; when that is full it becomes the
-old one, and the old one is dropped a few entries at a time. A generation is full at three quarters of what the pods' caches hold
-together, so that what they will have evicted is forgotten at about the same time; and at a number of entries, for memory. An
-entry takes 130 to 200 bytes with up to 60 pods, plus 1 byte per 7.5 pods beyond. A bit of a gone pod is used again only when no
-entry can carry it.
+There is one index per pool, with a bound on its entries, one per pod and block, of 110 to 240 bytes each.
 """
 
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from typing import Final
 
 import numpy as np
@@ -26,6 +26,8 @@ from ralb_extproc.place.columns import Floats, Slots
 _FIRST: Final = 256
 _DEPTH: Final = 64
 MAX_BYTES: Final = 4 << 20
+_FEW: Final = 4
+_BYTES_PER_TOKEN: Final = 4.0
 
 
 def _bounds() -> tuple[int, ...]:
@@ -41,11 +43,6 @@ def _bounds() -> tuple[int, ...]:
 _BOUNDS: Final = _bounds()
 _SPANS: Final = tuple(pairwise(_BOUNDS))
 MAX_BLOCKS: Final = len(_SPANS)
-_DRAIN: Final = 64
-_FEW: Final = 4
-# Prompt bytes per token of cache at which a generation is full: 4 bytes a token, and 3/4 of the caches, which on a trace of
-# prompts far larger than the caches found more true hits than 1/2 and far fewer false ones than 1.
-_FULL_BYTES: Final = 4.0 * 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +51,17 @@ class Prefix:
 
     Attributes:
         hashes: chained 64-bit hash of every whole block, first block first.
-        size: length of the canonical prompt in bytes.
+        size: length of the prompt, in bytes of its canonical form or in whatever unit ``bounds`` has.
+        bounds: where blocks begin and end: block n from ``bounds[n]`` to ``bounds[n + 1]``.
     """
 
     hashes: tuple[int, ...] = ()
     size: int = 0
+    bounds: Sequence[int] = _BOUNDS
 
     def share(self, blocks: int) -> float:
         """Which share of the prompt its first ``blocks`` blocks are, 0 to 1."""
-        return _BOUNDS[blocks] / self.size if self.size else 0.0
+        return self.bounds[blocks] / self.size if self.size else 0.0
 
 
 NO_PREFIX: Final = Prefix()
@@ -87,59 +86,80 @@ def hash_blocks(data: bytes, seed: int = 0) -> Prefix:
     return Prefix(tuple(hashes), size)
 
 
+class _Held:
+    """What one pod is believed to hold: block -> its tokens, least recently used first."""
+
+    __slots__ = ("bit", "blocks", "capacity", "tokens")
+
+    def __init__(self, bit: int, capacity: float) -> None:
+        self.bit = bit
+        self.capacity = capacity
+        self.blocks: OrderedDict[int, float] = OrderedDict()
+        self.tokens = 0.0
+
+
 class PrefixIndex:
     """Prefix hash -> pods, bounded.
 
     Args:
-        entries: most blocks in each of the two generations.
+        entries: most pairs of pod and block.
 
     Attributes:
         entries: the same; may be changed.
-        capacity: tokens that the pods' caches hold together; 0 = unknown.
     """
 
-    def __init__(self, entries: int = 131_072) -> None:
+    def __init__(self, entries: int = 524_288) -> None:
         if entries < 1:
             raise ValueError(f"a prefix index needs room for at least one entry, not {entries}")
         self.entries = entries
-        self.capacity = 0.0
-        self._stored = 0.0  # bytes of prompt that entered pods' caches during the young generation
-        self._young: dict[int, int] = {}
-        self._old: dict[int, int] = {}
-        self._dying: dict[int, int] = {}
-        self._bit: dict[int, int] = {}  # slot -> bit
+        self._holders: dict[int, int] = {}
+        self._held: dict[int, _Held] = {}  # by slot
+        self._capacity: dict[int, float] = {}  # tokens, by slot
+        self._count = 0
+        self._free: list[int] = []
+        self._bits = 0
         self._asked: tuple[int, ...] = ()  # the slots hits was last asked about, and their bits; -1 = none
         self._asked_bits: Slots = np.empty(0, dtype=np.intp)
-        self._live = 0  # mask of bits in use
-        self._free: list[int] = []
-        self._retired: list[tuple[int, int]] = []  # (rotation at which it was retired, bit)
-        self._bits = 0
-        self._rotations = 0
 
     def __len__(self) -> int:
-        return len(self._young) + len(self._old)
+        return self._count
 
-    def record(self, prefix: Prefix, slot: int) -> None:
-        """Note that a pod was sent this prompt (it will hold it soon)."""
+    def hold_at_most(self, slot: int, tokens: float) -> None:
+        """Say how large a pod's cache is; inf = not known."""
+        self._capacity[slot] = tokens
+        held = self._held.get(slot)
+        if held is not None and held.capacity != tokens:
+            held.capacity = tokens
+            self._shrink(held)
+
+    def record(self, prefix: Prefix, slot: int, tokens: int = 0) -> None:
+        """Note that a pod was sent this prompt (it will hold it soon).
+
+        Args:
+            prefix: the prompt.
+            slot: the pod.
+            tokens: length of the prompt; 0 = a token per 4 bytes.
+        """
         if not prefix.hashes:
             return
-        bit = self._bit.get(slot)
-        if bit is None:
-            bit = self._take_bit(slot)
-        mask = 1 << bit
-        live = self._live
-        young, old = self._young, self._old
-        new = 0
-        for (start, end), h in zip(_SPANS, prefix.hashes, strict=False):
-            known = young.get(h)
-            if known is None:
-                known = old.get(h, 0) & live
-                new += end - start
-            elif not known & mask:
-                new += end - start
-            young[h] = known | mask
-        self._stored += new
-        self._bound(len(prefix.hashes))
+        held = self._held.get(slot) or self._enter(slot)
+        blocks, bit = held.blocks, 1 << held.bit
+        holders, bounds = self._holders, prefix.bounds
+        scale = tokens / prefix.size if tokens else 1.0 / _BYTES_PER_TOKEN
+        touch = blocks.move_to_end
+        # The beginning last, so that it is the most recent.
+        depth = len(prefix.hashes)
+        for h in reversed(prefix.hashes):
+            depth -= 1
+            if h in blocks:
+                touch(h)
+            else:
+                size = (bounds[depth + 1] - bounds[depth]) * scale
+                blocks[h] = size
+                held.tokens += size
+                self._count += 1
+                holders[h] = holders.get(h, 0) | bit
+        self._shrink(held)
 
     def hits(self, prefix: Prefix, slots: tuple[int, ...], tokens: int) -> Floats | None:
         """Prompt tokens each pod is expected to hold already.
@@ -147,42 +167,37 @@ class PrefixIndex:
         Args:
             prefix: the prompt.
             slots: the pods to compare; asking with the same tuple again is cheap.
-            tokens: length of the prompt in tokens; blocks are converted to tokens by their share of the prompt's bytes.
+            tokens: length of the prompt in tokens; blocks are converted to tokens by their share of the prompt's size.
 
         Returns:
             One value per slot, 0 to ``tokens``; None when no pod at all holds any of it.
         """
-        young, old = self._young, self._old
-        live = mask = self._live
-        by_bit: Floats | None = None
-        scale = tokens / prefix.size if prefix.size else 0.0
-        depth = 0
-        for h in prefix.hashes:
-            known = young.get(h)
-            if known is None:
-                known = old.get(h, 0)
-            still = mask & known
+        hashes = prefix.hashes
+        holders = self._holders
+        mask = holders.get(hashes[0], 0) if hashes else 0
+        if not mask:
+            return None
+        bounds = prefix.bounds
+        scale = tokens / prefix.size
+        by_bit = np.zeros(self._bits + 1)
+        for depth, h in enumerate(hashes):
+            still = mask & holders.get(h, 0)
             if still != mask:
-                if depth:
-                    by_bit = self._set(by_bit, mask ^ still, _BOUNDS[depth] * scale)
+                self._set(by_bit, mask ^ still, bounds[depth] * scale)
                 mask = still
                 if not still:
                     break
-            depth += 1
-        if mask and depth and live:
-            by_bit = self._set(by_bit, mask, _BOUNDS[depth] * scale)
-        if by_bit is None:
-            return None
+        else:
+            self._set(by_bit, mask, bounds[len(hashes)] * scale)
         if slots is not self._asked:
             self._asked = slots
-            self._asked_bits = np.array([self._bit.get(slot, -1) for slot in slots], dtype=np.intp)
+            bits = [self._held[slot].bit if slot in self._held else -1 for slot in slots]
+            self._asked_bits = np.array(bits, dtype=np.intp)
         out: Floats = by_bit[self._asked_bits]
         return out
 
-    def _set(self, by_bit: Floats | None, mask: int, value: float) -> Floats:
+    def _set(self, by_bit: Floats, mask: int, value: float) -> None:
         """Write a value for all bits of a mask; the last element stands for slots without a bit and stays 0."""
-        if by_bit is None:
-            by_bit = np.zeros(self._bits + 1)
         if mask.bit_count() <= _FEW:
             while mask:
                 low = mask & -mask
@@ -191,67 +206,68 @@ class PrefixIndex:
         else:
             raw = np.frombuffer(mask.to_bytes((self._bits + 7) // 8, "little"), dtype=np.uint8)
             by_bit[:-1][np.unpackbits(raw, count=self._bits, bitorder="little").view(np.bool_)] = value
-        return by_bit
 
     def hold(self, slot: int, hashes: Iterable[int]) -> None:
-        """Note that a pod holds these blocks, as it says itself."""
-        bit = self._bit.get(slot)
-        mask = 1 << (self._take_bit(slot) if bit is None else bit)
-        young, old, live = self._young, self._old, self._live
-        count = 0
+        """Note that a pod holds these blocks, as it says itself; it will also say when it does no longer."""
+        held = self._held.get(slot) or self._enter(slot)
+        bit = 1 << held.bit
         for h in hashes:
-            known = young.get(h)
-            young[h] = (old.get(h, 0) & live if known is None else known) | mask
-            count += 1
-        self._bound(count)
+            if h not in held.blocks:
+                held.blocks[h] = 0.0
+                self._count += 1
+                self._holders[h] = self._holders.get(h, 0) | bit
+        self._shrink(held)
 
     def evict(self, slot: int, hashes: Iterable[int]) -> None:
         """Note that a pod no longer holds these blocks, and so nothing that follows them."""
-        bit = self._bit.get(slot)
-        if bit is None:
+        held = self._held.get(slot)
+        if held is None:
             return
-        rest = ~(1 << bit)
         for h in hashes:
-            for entries in (self._young, self._old):
-                if h in entries:
-                    entries[h] &= rest
+            size = held.blocks.pop(h, None)
+            if size is not None:
+                held.tokens -= size
+                self._drop(h, held)
 
     def forget(self, slot: int) -> None:
         """Note that a pod's cache is gone (it left or restarted)."""
-        bit = self._bit.pop(slot, None)
-        if bit is None:
+        held = self._held.pop(slot, None)
+        if held is None:
             return
+        for h in held.blocks:
+            self._drop(h, held)
+        self._free.append(held.bit)
         self._asked = ()
-        self._live &= ~(1 << bit)
-        self._retired.append((self._rotations, bit))
-        if len(self._retired) > 4096:  # endless churn without traffic: start anew rather than let bit sets grow
-            self._dying, self._young, self._old = {}, {}, {}
-            self._free.extend(b for _, b in self._retired)
-            self._retired.clear()
 
-    def _take_bit(self, slot: int) -> int:
+    def _enter(self, slot: int) -> _Held:
         if self._free:
             bit = self._free.pop()
         else:
             bit = self._bits
             self._bits += 1
-        self._bit[slot] = bit
+        held = self._held[slot] = _Held(bit, self._capacity.get(slot, inf))
         self._asked = ()
-        self._live |= 1 << bit
-        return bit
+        return held
 
-    def _bound(self, added: int) -> None:
-        """Drop some of the generation before the old one; begin another when the young one is full."""
-        dying = self._dying
-        for _ in range(min(len(dying), _DRAIN + 4 * added)):
-            dying.popitem()
-        if len(self._young) >= self.entries or self._stored > self.capacity * _FULL_BYTES > 0.0:
-            self._rotate()
+    def _shrink(self, held: _Held) -> None:
+        """Let go of what a pod's cache has no room for, and of what this index has none for."""
+        blocks, capacity = held.blocks, held.capacity
+        while blocks and held.tokens > capacity:
+            h, size = blocks.popitem(last=False)
+            held.tokens -= size
+            self._drop(h, held)
+        if self._count > self.entries:
+            part = max(1, self.entries // len(self._held))
+            for other in self._held.values():
+                while len(other.blocks) > part and self._count > self.entries:
+                    h, size = other.blocks.popitem(last=False)
+                    other.tokens -= size
+                    self._drop(h, other)
 
-    def _rotate(self) -> None:
-        self._dying, self._old, self._young = self._old, self._young, {}
-        self._rotations += 1
-        self._stored = 0.0
-        # Young entries may hold a bit retired while they were young; two rotations later both generations are newer.
-        while self._retired and self._retired[0][0] + 2 <= self._rotations:
-            self._free.append(self._retired.pop(0)[1])
+    def _drop(self, h: int, held: _Held) -> None:
+        self._count -= 1
+        left = self._holders[h] & ~(1 << held.bit)
+        if left:
+            self._holders[h] = left
+        else:
+            del self._holders[h]

@@ -17,7 +17,7 @@ class PoolPrefixes:
     """Prefix indexes by pool.
 
     Args:
-        entries: most blocks in each of the two generations, of all pools together; each gets an equal part.
+        entries: most pairs of pod and block, of all pools together; each pool gets an equal part.
     """
 
     def __init__(self, entries: int) -> None:
@@ -41,10 +41,13 @@ class PoolPrefixes:
             self.measure(view, data)
 
     def measure(self, view: PoolView, data: Floats) -> None:
-        """Tell a pool's index how much its pods' caches hold together; pods that do not say count as the others."""
+        """Tell a pool's index how much its pods' caches hold; pods that do not say count as the others."""
         said = data[col.KV_CAPACITY, view.select]
-        known = int(np.count_nonzero(said))
-        self._indexes[view.pool].capacity = float(said.sum()) * len(said) / known if known else 0.0
+        known = said[said > 0.0]
+        usual = float(known.mean()) if len(known) else np.inf
+        index = self._indexes[view.pool]
+        for slot, tokens in zip(view.slots, said.tolist(), strict=True):
+            index.hold_at_most(slot, tokens or usual)
 
     def hits(self, prefix: Prefix, view: PoolView, tokens: int) -> Floats | None:
         """See ``PrefixIndex.hits``; by position in the view."""

@@ -1,21 +1,43 @@
-"""The default: the product rule.
+"""The default: the pod where the request, and those it meets there, lose the least time.
 
-    cost = (uncached + backlog + 1) x (load + 1) x memory                   lower is better
+In seconds:
 
-uncached  prompt tokens this request must prefill there: input - trusted expected prefix hits
-backlog   prefill tokens we queued there and that are not worked off yet (``load.backlog``)
-load      requests (``load.load``)
-memory    1 + 0.15 k / (1 - k), k = aged KV use: flat until the cache fills up, then steep, because pre-emption recomputes
+    cost = wait + factor x (base + prefill (1 + reuse) + haste (requests prefill + requests token x output)) + room + adapter
 
-A product needs no weights between its units: twice the prefill is as bad as twice the load. It sends work to a warm pod only
-while that pod's load is not worse by more than what the warmth saves, so one popular prefix cannot pin all traffic to one pod.
+wait      until the prefill queued there is done (``clock``), from what we sent and who the pod says is waiting
+base      the step the request joins: grows with the requests and the context the pod holds
+prefill   of the prompt tokens not expected in its cache, with their attention to those that are
+reuse     a token computed there pushes one out that might have been found later: prompt tokens found in the pool's caches for
+          each one computed, at most 1; 0 where nothing is ever found
+haste     what it costs the others: every stream on the pod stands still during the prefill, and every later step is longer by
+          one more sequence. Their loss is a share of a whole answer, ours is a share of a first token, so theirs counts by the
+          mean time to first token / mean duration of the pool, a quarter of it, and at most 0.1
+factor    how many times as slow as its peers the pod is; 1 unless it is clearly off
+room      where the cache is too full to admit it: until others will have left
+adapter   loading the LoRA adapter, where it is not there
+
+The seconds come from the pool's learned ``model``: no weight is to be set. Expected answers come with the request, by pool,
+intent and effort, so a pod of long reasoning is dear to join although its queue is empty. Session affinity follows from the
+prefix, and gives way when waiting for the warm pod costs more than the cold one's prefill.
+
+Signals: metrics pages (own counts alone where there are none), own requests since, prefix index, outcomes. Limits: it looks at
+one request at a time; a pod's batch is summed up in requests and tokens.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
+import numpy as np
+
+from ralb_extproc.place import columns as col
 from ralb_extproc.place.columns import Floats
-from ralb_extproc.place.load import backlog, load
+from ralb_extproc.place.load import load
 from ralb_extproc.place.strategy import Scene, Strategy
+
+_MOST_REUSE: Final = 1.0
+_HASTE: Final = 0.25
+_MOST_HASTE: Final = 0.1
+_TIGHT: Final = 0.75  # of a cache, from which room is looked at
+_ADAPTER_SECONDS: Final = 0.25
 
 
 class ReasoningAware(Strategy):
@@ -25,13 +47,54 @@ class ReasoningAware(Strategy):
 
     def costs(self, scene: Scene) -> Floats:
         """See ``Strategy.costs``."""
-        block, state = scene.block, scene.steady
-        out = backlog(block, scene.now)
-        if scene.hits is not None:
-            out -= scene.hits
-        out += scene.ask.input_tokens + 1.0
-        loads = load(block, state.trust, state.typical)
-        loads += 1.0
-        out *= loads
-        out *= state.factor
+        block, state, model, ask = scene.block, scene.steady, scene.model, scene.ask
+        requests = load(block, state.trust, state.typical)
+        context = held(block)
+        haste = min(_MOST_HASTE, _HASTE * model.impatience)
+        output = ask.output_tokens or model.output
+        # Per request on the pod: the step grows, and so does every step of the answer.
+        out: Floats = requests * (model.per_request + haste * output * model.token_per_request)
+        out += context * model.per_context
+        out += model.base
+        tokens = float(ask.input_tokens)
+        reuse = 1.0 + min(_MOST_REUSE, model.reuse)
+        requests *= haste
+        requests += reuse
+        if scene.hits is None:
+            requests *= model.own_prefill(0.0, tokens)
+        else:
+            uncached = tokens - scene.hits
+            prefill = scene.hits * model.per_pair
+            prefill += uncached * (0.5 * model.per_pair)
+            prefill += model.per_token
+            prefill *= uncached
+            requests *= prefill
+        out += requests
+        out *= block[col.FACTOR]
+        wait = block[col.FREE_AT] - scene.now
+        np.maximum(wait, 0.0, out=wait)
+        out += wait
+        if block[col.KV_USAGE].max() > _TIGHT:
+            out += _room(scene, context)
+        if scene.resident is not None:
+            out += np.where(scene.resident, 0.0, _ADAPTER_SECONDS)
         return out
+
+
+def held(block: Floats) -> Floats:
+    """Tokens the pods' caches hold for their requests: as said, with what was sent since; by own counts where nothing is said."""
+    said = block[col.KV_USAGE] * block[col.KV_CAPACITY]
+    said += block[col.SINCE_TOKENS]
+    out: Floats = np.where(block[col.KV_CAPACITY] > 0.0, said, block[col.CONTEXT])
+    return out
+
+
+def _room(scene: Scene, context: Floats) -> Floats:
+    """Seconds until a cache has room: what is lacking, at the rate at which what it holds is given back."""
+    block, model = scene.block, scene.model
+    tokens = float(scene.ask.input_tokens)
+    capacity = block[col.KV_CAPACITY]
+    need = block[col.WAITING] * model.uncached + (tokens if scene.hits is None else tokens - scene.hits)
+    lacking = np.maximum(need + context - capacity, 0.0)
+    out: Floats = np.where(capacity > 0.0, lacking * model.duration / np.maximum(context, 1.0), 0.0)
+    return out
