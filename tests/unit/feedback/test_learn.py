@@ -5,7 +5,7 @@ import pytest
 
 from ralb.v1.snapshot_pb2 import Endpoint, Pool
 from ralb_extproc.feedback import Failure, Learner, Lengths, Outcome, Usage
-from ralb_extproc.place import FlightInfo, PodTable, hash_blocks, health, ward
+from ralb_extproc.place import FlightInfo, PodTable, hash_blocks, health
 from ralb_extproc.place import columns as col
 
 PREFIX = hash_blocks(b"p" * 4096)
@@ -249,13 +249,12 @@ def test_times_are_learned_of_the_pod_that_was_asked():
     world.learn(output_tokens=50, input_tokens=900, ttft=0.2, duration=1.2)
     world.begin("a:1", "a:2", stream=True, input_tokens=900)
     world.learn(output_tokens=50, input_tokens=900, ttft=9.0, duration=9.2, attempts=2, upstream="a:2")
-    counts = world.pods.ward.state[[ward.TTFT, ward.PACE, ward.WHOLE]]
-    assert counts[:, world.slot("a:1")].tolist() == [1, 1, 0]
-    assert not counts[:, world.slot("a:2")].any()
+    assert world.pods.ward.answers("ns/a", world.slot("a:1")) == (1, 1, 0)
+    assert world.pods.ward.answers("ns/a", world.slot("a:2")) == (0, 0, 0)
 
 
 def test_an_answer_in_one_piece_is_timed_as_a_whole():
     world = World()
     world.begin("a:1", input_tokens=900)
     world.learn(output_tokens=50, input_tokens=900, ttft=1.2, duration=1.2)
-    assert world.pods.ward.state[[ward.TTFT, ward.PACE, ward.WHOLE], world.slot("a:1")].tolist() == [0, 0, 1]
+    assert world.pods.ward.answers("ns/a", world.slot("a:1")) == (0, 0, 1)

@@ -59,6 +59,7 @@ CONTEXT: Final = 35  # prompt tokens of our requests in flight
 SINCE_TOKENS: Final = 36  # uncached prompt tokens of those which the last scrape cannot have seen
 COUNT: Final = 37
 
+DOUBT: Final = 0.75  # share of hits that came true, below which they are doubted
 INITIAL_PREFILL_RATE: Final = 10_000.0
 
 _INITIAL: Final = np.zeros(COUNT)
@@ -77,3 +78,14 @@ def empty(slots: int) -> Floats:
 def reset(data: Floats, slot: int) -> None:
     """Make a slot as of a pod nothing is known of."""
     data[:, slot] = _INITIAL
+
+
+def belief(block: Floats) -> Floats:
+    """By how much expected prefix hits count, (pods,): in full unless they clearly do not come true.
+
+    A pod's share of hits that came true wavers by some percent; to take each waver at its word would send a conversation away
+    from its cache for nothing.
+    """
+    out: Floats = block[HIT_TRUST] / DOUBT
+    np.minimum(out, 1.0, out=out)
+    return out

@@ -141,7 +141,7 @@ def _with_hits(pods: PodTable, scene: Scene) -> Scene:
     if scene.hits is None:
         hits = pods.prefix_hits(scene.ask.prefix, scene.view, scene.ask.input_tokens)
         if hits is not None:
-            return replace(scene, hits=hits * scene.block[col.HIT_TRUST])
+            return replace(scene, hits=hits * col.belief(scene.block))
     return scene
 
 

@@ -13,16 +13,15 @@ not pass for one that is slow because it is full:
 A pool that is slow as a whole has nobody who is slower than the others.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import log
 from typing import Final
 
 import numpy as np
 
-from ralb_extproc.place.columns import Floats
+from ralb_extproc.place.columns import Bools, Floats
 
-# Rows of a relation in a pod's state: how many answers (up to _MEMORY) and the means over them.
-COUNT, Y, X1, X2, ROWS = range(5)
 PRIOR: Final = 3.0
 _MEMORY: Final = 16.0
 _POOL_MEMORY: Final = 400.0
@@ -31,6 +30,7 @@ _RIDGE: Final = 0.05
 _CLIP: Final = log(8.0)
 # A peer with fewer answers is nobody's measure.
 _PEER_MIN: Final = 6.0
+_NOTHING: Final = (0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(slots=True)
@@ -38,30 +38,37 @@ class Relation:
     """How one kind of time depends on two features, learned over a pool.
 
     Attributes:
-        first: first of its ``ROWS`` rows in the pods' state.
         prior: slopes where nothing is learned.
         most: largest slopes believed; the least is 0.
     """
 
-    first: int
     prior: tuple[float, float]
     most: tuple[float, float]
+    # By slot: how many answers (up to _MEMORY) and the means over them of y, x1 and x2.
+    _pods: dict[int, tuple[float, float, float, float]] = field(default_factory=dict)
     _s11: float = 0.0
     _s12: float = 0.0
     _s22: float = 0.0
     _s1y: float = 0.0
     _s2y: float = 0.0
-    _seen: float = field(default=0.0)
+    _seen: float = 0.0
 
-    def add(self, state: Floats, slot: int, seconds: float, x1: float, x2: float) -> None:
+    def count(self, slot: int) -> float:
+        """How many answers of a pod the means are over."""
+        return self._pods.get(slot, _NOTHING)[0]
+
+    def forget(self, slot: int) -> None:
+        """The slot is another pod's, or its pod another process."""
+        self._pods.pop(slot, None)
+
+    def add(self, slot: int, seconds: float, x1: float, x2: float) -> None:
         """Take in an answer of a pod; x1 and x2 are at least 0, before the logarithm."""
         if seconds <= 0.0:
             return
-        first = self.first
         y, x1, x2 = log(seconds), log(1.0 + x1), log(1.0 + x2)
-        count, mean, m1, m2 = state[first : first + ROWS, slot].tolist()
-        count = min(count, _MEMORY - 1.0)
-        if count >= 1.0:
+        count, mean, m1, m2 = self._pods.get(slot, _NOTHING)
+        if count:
+            count = min(count, _MEMORY - 1.0)
             b1, b2 = self.slopes()
             d1, d2 = x1 - m1, x2 - m2
             # Clipped around what the pod's own mean and the slopes say, so that a large request is no outlier.
@@ -69,12 +76,7 @@ class Relation:
             y = min(max(y, expected - _CLIP), expected + _CLIP)
             self._vary(d1, d2, y - mean, count / (count + 1.0))
         part = 1.0 / (count + 1.0)
-        state[first : first + ROWS, slot] = (
-            count + 1.0,
-            mean + part * (y - mean),
-            m1 + part * (x1 - m1),
-            m2 + part * (x2 - m2),
-        )
+        self._pods[slot] = (count + 1.0, mean + part * (y - mean), m1 + part * (x1 - m1), m2 + part * (x2 - m2))
 
     def _vary(self, d1: float, d2: float, dy: float, weight: float) -> None:
         self._seen = min(self._seen + 1.0, _POOL_MEMORY)
@@ -96,25 +98,27 @@ class Relation:
             min(max((a * v - b * u) / over, 0.0), self.most[1]),
         )
 
-    def slowness(self, state: Floats) -> Floats:
-        """Log of how many times slower than its peers each pod of a (rows x pods) state is, (pods,); 0 = as they are."""
-        count = state[self.first + COUNT]
+    def slowness(self, slots: Iterable[int]) -> Floats:
+        """Log of how many times slower than its peers each of these pods is, (pods,); 0 = as they are."""
+        known = np.array([self._pods.get(slot, _NOTHING) for slot in slots])
+        count = known[:, 0]
+        if np.count_nonzero(count) < 2:
+            return np.zeros(len(known))
         b1, b2 = self.slopes()
-        level = state[self.first + Y] - b1 * state[self.first + X1] - b2 * state[self.first + X2]
+        level = known[:, 1] - b1 * known[:, 2] - b2 * known[:, 3]
         out: Floats = level - peers_median(level, count >= _PEER_MIN)
         out *= count / (count + PRIOR)
         out[~np.isfinite(out)] = 0.0
         return out
 
 
-def peers_median(values: Floats, counts: Floats | np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Floats:
+def peers_median(values: Floats, counts: Bools) -> Floats:
     """For each of (n,) values the median of the others that count; NaN where nobody else does.
 
     Args:
         values: one per pod.
         counts: which of them may be a measure for others.
     """
-    counts = np.asarray(counts, np.bool_)
     ranked = np.sort(values[counts])
     others = len(ranked) - counts
     # Of those ranked without oneself, the two in the middle; from one's own place on, they are one further along.

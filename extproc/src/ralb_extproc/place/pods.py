@@ -156,7 +156,7 @@ class PodTable:
         if self._strategies[view.pool].uses_prefix:
             hits = self.prefix_hits(ask.prefix, view, ask.input_tokens)
             if hits is not None:
-                hits *= block[col.HIT_TRUST]
+                hits *= col.belief(block)
         resident = self.adapters(view, ask.adapter) if ask.adapter else None
         state = self.steady(view, now)
         overdrawn = self.ward.overdrawn(view.select) if state.reduced is not None else None
@@ -484,7 +484,7 @@ class PodTable:
         if self.observer.take(data, slot, sample):
             # A new process: its cache is empty.
             self._forget(key.pool, slot)
-            self._restarted(slot, sample.started)
+            self._restarted(slot, key.pool, sample.started)
         self._residency.take(self._views[key.pool], slot, sample.adapters, sample.adapter_room)
         if sample.waiting is None or sample.running is None:
             return
@@ -524,7 +524,7 @@ class PodTable:
         """
         key = self._member(slot)
         if key is not None:
-            self.ward.failed(slot, refused=refused)
+            self.ward.failed(key.pool, slot, refused=refused)
             self._put_last(slot, key.pool, now)
 
     def _put_last(self, slot: int, pool: str, now: float) -> None:
@@ -540,28 +540,28 @@ class PodTable:
         if key is not None:
             if self.data[col.FAILURES, slot]:
                 self._came_back(slot, key.pool, now)
-            self.ward.served(slot)
+            self.ward.served(key.pool, slot)
 
     def _came_back(self, slot: int, pool: str, now: float) -> None:
         """A pod that failed answers again."""
         data = self.data
         if data[col.UNREACHABLE, slot] or self.ward.was_down(slot):
-            self._restarted(slot, now)
+            self._restarted(slot, pool, now)
         data[[col.FAILURES, col.UNREACHABLE], slot] = 0.0
         data[col.PROBE_AT, slot] = -np.inf
         self._steady.pop(pool, None)
 
-    def _restarted(self, slot: int, now: float) -> None:
+    def _restarted(self, slot: int, pool: str, now: float) -> None:
         self.data[col.FIRST_SEEN, slot] = now
         self.data[[col.FREE_AT, col.FACTOR], slot] = -np.inf, 1.0
         self._clock.forget(slot)
-        self.ward.restarted(slot)
+        self.ward.restarted(pool, slot)
 
     def limit(self, slot: int, seconds: float | None, now: float) -> None:
         """The pod wants no work for so many seconds (None: it did not say): it gets none before they are over."""
         key = self._member(slot)
         if key is not None:
-            self.ward.limited(slot, seconds, now)
+            self.ward.limited(key.pool, slot, seconds, now)
             self._steady.pop(key.pool, None)
 
     def learn_times(
@@ -622,5 +622,5 @@ class PodTable:
         """
         if expected > 0.0 and self._member(slot) is not None:
             trust = float(self.data[col.HIT_TRUST, slot])
-            came_true = min(max(actual * trust / expected, 0.0), 1.0)
+            came_true = min(max(actual * min(1.0, trust / col.DOUBT) / expected, 0.0), 1.0)
             self.data[col.HIT_TRUST, slot] = max(_TRUST_MIN, trust + _LEARN * (came_true - trust))

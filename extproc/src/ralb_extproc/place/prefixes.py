@@ -11,6 +11,8 @@ from ralb_extproc.place.prefix import Prefix, PrefixIndex
 from ralb_extproc.place.views import PoolView
 
 _ENTRIES_MIN: Final = 1024
+# Of a cache, what prompts have of it: answers and blocks in the making take the rest.
+_PROMPTS: Final = 0.95
 
 
 class PoolPrefixes:
@@ -47,7 +49,7 @@ class PoolPrefixes:
         usual = float(known.mean()) if len(known) else np.inf
         index = self._indexes[view.pool]
         for slot, tokens in zip(view.slots, said.tolist(), strict=True):
-            index.hold_at_most(slot, tokens or usual)
+            index.hold_at_most(slot, (tokens or usual) * _PROMPTS)
 
     def hits(self, prefix: Prefix, view: PoolView, tokens: int) -> Floats | None:
         """See ``PrefixIndex.hits``; by position in the view."""

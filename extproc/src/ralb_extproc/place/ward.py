@@ -1,8 +1,9 @@
 """The pods under observation: keeps what ``health``, ``latency`` and ``signs`` know of every slot, and what it comes to.
 
 Outcomes and readings are noted at once, in a few numbers of one pod; states and shares are worked out for a whole pool when
-somebody asks and the last time is ``REVIEW_SECONDS`` ago. A pod with a share below 1 gets it by credit: each request placed in
-the pool gives it share / (sum of the pool's shares), each one placed on it takes 1, and without a whole one it is held back.
+somebody asks and the last time is ``REVIEW_SECONDS`` ago, or ``IDLE_SECONDS`` where nothing changes. A pod with a share below 1
+gets it by credit: each request placed in the pool gives it share / (sum of the pool's shares), each one placed on it takes 1, and
+without a whole one it is held back.
 """
 
 from dataclasses import dataclass, field
@@ -12,13 +13,15 @@ import numpy as np
 
 from ralb.v1.snapshot_pb2 import Pool
 from ralb_extproc.place import columns as col
-from ralb_extproc.place import health, latency, signs
+from ralb_extproc.place import health, signs
 from ralb_extproc.place.columns import Bools, Floats, Slots
 from ralb_extproc.place.health import Rules
+from ralb_extproc.place.latency import Relation
 from ralb_extproc.place.ledger import Flight
 from ralb_extproc.place.sample import PodSample
 
 REVIEW_SECONDS: Final = 0.25
+IDLE_SECONDS: Final = 5.0
 # A failing pod is tried first at most this often, doubling with each failure in a row.
 PROBE_SECONDS: Final = 0.5
 PROBE_SECONDS_MAX: Final = 10.0
@@ -27,11 +30,7 @@ LIMITED_SECONDS: Final = 1.0  # how long a pod is left alone that refuses work a
 LIMITED_MAX: Final = 300.0
 LIMITED_SHARE: Final = 0.3  # with which it comes back
 _PACE_TOKENS: Final = 8  # shorter answers do not tell a pace
-# First rows of what is known of a pod's times: prefill, decoding, answers in one piece.
-TTFT: Final = health.ROWS
-PACE: Final = TTFT + latency.ROWS
-WHOLE: Final = PACE + latency.ROWS
-_SIGNS: Final = WHOLE + latency.ROWS
+_SIGNS: Final = health.ROWS
 _ROWS: Final = _SIGNS + signs.ROWS
 _STUCK: Final = _SIGNS + signs.STUCK
 _CAP: Final = _SIGNS + signs.CAP
@@ -46,12 +45,27 @@ class _Pool:
     """A pool's rules, what is learned of its times, and when its pods were last reviewed."""
 
     rules: Rules
-    reviewed: float | None = None
+    reviewed: float = -np.inf
+    outcomes: int = 0  # since then
+    changes: bool = True  # a pod's share is below 1, or a request failed since
+    at_once: bool = True  # the next to ask is not to be told what was
     shares: float = 0.0  # their sum, while any is below 1; else 0
     # Prefill: the tokens ahead and the requests; decoding: context and requests; answers in one piece: their tokens, requests.
-    ttft: latency.Relation = field(default_factory=lambda: latency.Relation(TTFT, (0.5, 0.5), (1.2, 3.0)))
-    pace: latency.Relation = field(default_factory=lambda: latency.Relation(PACE, (0.0, 0.3), (0.5, 1.5)))
-    whole: latency.Relation = field(default_factory=lambda: latency.Relation(WHOLE, (0.8, 0.3), (1.2, 2.0)))
+    ttft: Relation = field(default_factory=lambda: Relation((0.5, 0.5), (1.2, 3.0)))
+    pace: Relation = field(default_factory=lambda: Relation((0.0, 0.3), (0.5, 1.5)))
+    whole: Relation = field(default_factory=lambda: Relation((0.8, 0.3), (1.2, 2.0)))
+
+    def forget(self, slot: int) -> None:
+        """The slot is another pod's, or its pod another process."""
+        for relation in (self.ttft, self.pace, self.whole):
+            relation.forget(slot)
+
+    def waits(self, pods: int, now: float) -> bool:
+        """Whether what was worked out last still stands; where nothing changes it is enough to look now and then."""
+        if self.at_once:
+            return False
+        busy = self.changes or self.outcomes >= pods
+        return 0.0 <= now - self.reviewed < (REVIEW_SECONDS if busy else IDLE_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +128,8 @@ class Ward:
     def reset(self, slot: int) -> None:
         """The slot is another pod's, or nobody's."""
         self.state[:, slot] = _INITIAL
+        for known in self._pools.values():
+            known.forget(slot)
 
     def follow(self, rules: dict[str, Rules]) -> None:
         """The pools there are."""
@@ -121,7 +137,7 @@ class Ward:
         for pool, said in rules.items():
             known = kept[pool] = self._pools.get(pool) or _Pool(said)
             known.rules = said
-            known.reviewed = None if known.reviewed is None else -np.inf
+            known.at_once = True
         self._pools = kept
 
     def rules(self, pool: str) -> Rules:
@@ -130,17 +146,22 @@ class Ward:
 
     # ---- what happens to one pod ----
 
-    def failed(self, slot: int, *, refused: bool) -> None:
+    def failed(self, pool: str, slot: int, *, refused: bool) -> None:
         """A request failed; ``refused``: it found no connection."""
         state = self.state
+        self._pools[pool].changes = True
         state[health.BAD, slot] += 1.0
         state[health.STREAK, slot] = 0.0
         state[health.REFUSED, slot] = state[health.REFUSED, slot] + 1.0 if refused else 0.0
 
-    def served(self, slot: int) -> None:
+    def served(self, pool: str, slot: int) -> None:
         """A request was served."""
         state = self.state
-        state[[health.GOOD, health.STREAK, health.SERVED, _SIGNS + signs.ENDED], slot] += 1.0
+        self._pools[pool].outcomes += 1
+        state[health.GOOD, slot] += 1.0
+        state[health.STREAK, slot] += 1.0
+        state[health.SERVED, slot] += 1.0
+        state[_SIGNS + signs.ENDED, slot] += 1.0
         state[health.REFUSED, slot] = 0.0
         if state[health.BASE, slot] < 1.0 and state[health.LEVEL, slot] == health.HEALTHY:
             state[health.BASE, slot] = min(1.0, state[health.BASE, slot] * health.GROWTH + 0.01)
@@ -149,15 +170,18 @@ class Ward:
         """Whether the last requests found nobody listening."""
         return bool(self.state[health.REFUSED, slot] >= health.DOWN_FAILURES)
 
-    def restarted(self, slot: int) -> None:
+    def restarted(self, pool: str, slot: int) -> None:
         """A new process: nothing that was known of the old one counts, but how often it was ill."""
         keep = self.state[[health.HOLD, health.LEFT, health.LIMITED], slot]
-        self.reset(slot)
+        self.state[:, slot] = _INITIAL
+        self._pools[pool].forget(slot)
+        self._pools[pool].at_once = True
         self.state[[health.HOLD, health.LEFT, health.LIMITED], slot] = keep
 
-    def limited(self, slot: int, seconds: float | None, now: float) -> None:
+    def limited(self, pool: str, slot: int, seconds: float | None, now: float) -> None:
         """The pod wants no work for so many seconds, or did not say for how long."""
         state = self.state
+        self._pools[pool].at_once = True
         wait = LIMITED_SECONDS if seconds is None else min(max(seconds, 0.0), LIMITED_MAX)
         state[health.LIMITED, slot] = max(float(state[health.LIMITED, slot]), now + wait)
         state[health.BASE, slot] = min(float(state[health.BASE, slot]), LIMITED_SHARE)
@@ -179,14 +203,14 @@ class Ward:
         found = self._pools.get(pool)
         if found is None:
             return
-        state, slot = self.state, flight.slot
+        slot = flight.slot
         if flight.info.stream and ttft is not None:
             if not flight.queued:  # a queue is of the pool's making, not the pod's
-                found.ttft.add(state, slot, ttft, flight.ahead + uncached, flight.load)
+                found.ttft.add(slot, ttft, flight.ahead + uncached, flight.load)
             if output >= _PACE_TOKENS and duration > ttft:
-                found.pace.add(state, slot, (duration - ttft) / (output - 1), flight.info.input_tokens, flight.load)
+                found.pace.add(slot, (duration - ttft) / (output - 1), flight.info.input_tokens, flight.load)
         elif not flight.info.stream and output >= _PACE_TOKENS:
-            found.whole.add(state, slot, duration, output, flight.load)
+            found.whole.add(slot, duration, output, flight.load)
 
     def read(self, slot: int, sample: PodSample, now: float) -> bool:
         """Take in a reading; returns whether it changes what readings of the pod are worth."""
@@ -205,8 +229,9 @@ class Ward:
             now: monotonic seconds.
         """
         known = self._pools[pool]
-        if known.reviewed is None or not 0.0 <= now - known.reviewed < REVIEW_SECONDS:
-            self._review(known, whole, data[:, whole], now)
+        block = data[:, whole]
+        if not known.waits(block.shape[1], now):
+            self._review(known, whole, block, now)
         state = self.state[:, part]
         share = state[health.SHARE]
         limited = state[health.LIMITED] > now
@@ -228,16 +253,17 @@ class Ward:
 
     def _review(self, known: _Pool, whole: slice | Slots, block: Floats, now: float) -> None:
         state = self.state[:, whole]
-        seconds = 0.0 if known.reviewed is None else max(0.0, min(now - known.reviewed, 3600.0))
-        slow = np.maximum(
-            np.maximum(known.ttft.slowness(state), known.pace.slowness(state)), known.whole.slowness(state)
-        )
+        seconds = max(0.0, now - known.reviewed) if known.reviewed > -np.inf else 0.0
+        slots = range(whole.start, whole.stop) if isinstance(whole, slice) else whole.tolist()
+        slow = np.maximum(known.ttft.slowness(slots), known.pace.slowness(slots))
+        slow = np.maximum(slow, known.whole.slowness(slots))
         health.review(state, block, known.rules, slow, seconds, now)
         if not isinstance(whole, slice):
             self.state[:, whole] = state
         share = state[health.SHARE]
-        known.shares = float(share.sum()) if bool((share < 1.0).any()) else 0.0
-        known.reviewed = now
+        known.changes = bool((share < 1.0).any())
+        known.shares = float(share.sum()) if known.changes else 0.0
+        known.reviewed, known.outcomes, known.at_once = now, 0, False
 
     def overdrawn(self, part: slice | Slots) -> Bools:
         """Which pods have no credit for another request."""
@@ -288,6 +314,11 @@ class Ward:
             "metrics_stuck": state[_STUCK].tolist(),
             "learned_cap": state[_CAP].tolist(),
         }
+
+    def answers(self, pool: str, slot: int) -> tuple[float, float, float]:
+        """How many answers its times were learned from: to the first token, per token, in one piece."""
+        known = self._pools[pool]
+        return known.ttft.count(slot), known.pace.count(slot), known.whole.count(slot)
 
     def cap(self, slot: int) -> float:
         """Requests it can take, as learned; 0 = not known."""

@@ -41,23 +41,24 @@ class Foresight:
         tokens += own
         pairs += own * (hit + own / 2)
         need += own
-        decodes = engine.decodes
+        decodes, leapt = engine.decodes, engine.leapt(now)
+        context, step, free = engine.context + decodes * leapt, engine.step + leapt, kv.free - decodes * leapt
         budget = max(1, profile.max_num_batched_tokens - decodes)
         steps = -(-tokens // budget)
-        linear = engine.step_seconds(min(budget, round(tokens / max(steps, 1))) + decodes, engine.context, 0.0)
+        linear = engine.step_seconds(min(budget, round(tokens / max(steps, 1))) + decodes, context, 0.0)
         prefill = steps * linear + profile.a_p * pairs / 1000 / engine.speed
         wait = max(0.0, engine.next_time - now) if decodes == 0 and engine.prefilling else 0.0
         # No room: those that finish next must make it.
-        lacking = need - kv.free
+        lacking = need - free
         if lacking > 0 and decodes:
             freed, steps_to_wait = 0.0, 0
             for finish_step, _, seq in sorted(engine.decoding):
                 if seq.finish_step != finish_step:
                     continue
                 freed += seq.prompt + seq.output
-                steps_to_wait = finish_step - engine.step
+                steps_to_wait = finish_step - step
                 if freed >= lacking:
                     break
-            wait += steps_to_wait * engine.step_seconds(decodes, engine.context, 0.0)
-        after = engine.step_seconds(decodes + 1, engine.context + work.input_tokens + output // 2, 0.0)
+            wait += steps_to_wait * engine.step_seconds(decodes, context, 0.0)
+        after = engine.step_seconds(decodes + 1, context + work.input_tokens + output // 2, 0.0)
         return wait + prefill + output * after

@@ -2,22 +2,21 @@
 
 A pod that only decodes does the same step again and again, a little longer each time as contexts grow; the time of k such steps
 has a closed form, so a whole run of them is one event. Steps that prefill are taken one by one. The rules are those of
-``ralb_sim.engine.core`` (decodes first, then partial prefills, then waiting ones in order, within the token budget; admission
-only when the prompt fits; the latest is pre-empted when a decode finds no room), with two simplifications: memory is counted in
-tokens rather than in blocks of 16, and a prompt's room is taken whole at admission.
+``ralb_sim.engine.core``: decodes first, then partial prefills, then waiting ones in order, within the token budget; admission
+only when the prompt fits; the latest is pre-empted when there is no room. One simplification: memory is counted in tokens, as
+with blocks of one token, where an engine rounds every request up to blocks of 16.
+
+Trap: between two events ``context``, ``step`` and ``kv.used`` are those of the leap's first step; ``leapt`` tells how far it is.
 """
 
 import heapq
 from collections import deque
 from collections.abc import Sequence
 from math import hypot, inf, sqrt
-from typing import Final
 
 from ralb_sim.offline.kv import KvCache
 from ralb_sim.offline.policy import Page
 from ralb_sim.profiles import Profile
-
-_NEVER: Final = inf
 
 
 def longest(profile: Profile) -> int:
@@ -26,11 +25,14 @@ def longest(profile: Profile) -> int:
 
 
 class Seq:
-    """A request on a pod."""
+    """A request on a pod.
+
+    Trap: while it decodes, ``computed`` and ``generated`` stand still; they follow from ``finish_step``.
+    """
 
     __slots__ = (
         "blocks", "cached", "computed", "finish_step", "first_at", "generated", "held", "key", "length", "output",
-        "preemptions", "prompt", "published", "tail",
+        "preemptions", "prompt", "published", "token_at",
     )  # fmt: skip
 
     def __init__(
@@ -48,8 +50,7 @@ class Seq:
         self.key = key
         self.prompt = prompt
         self.output = output
-        self.blocks = blocks
-        self.tail = tail
+        self.blocks = [*blocks, *tail] if tail else blocks
         self.length = prompt  # tokens to be computed before the next token comes
         self.computed = 0
         self.generated = 0
@@ -59,6 +60,7 @@ class Seq:
         self.cached = -1
         self.preemptions = 0
         self.first_at = -1.0
+        self.token_at = -1.0  # when it was pre-empted: its latest token
 
 
 class SimPod:
@@ -68,33 +70,39 @@ class SimPod:
         profile: its model and cards.
         block_tokens: tokens per prefix block of the trace; 0 = none.
 
+    Raises:
+        ValueError: the profile's batch could exceed its token budget.
+
     Attributes:
         next_time: when ``wake`` must be called; inf while idle.
         speed: durations are divided by it; 1.0 normally.
-        busy: seconds of work done so far.
+        decodes: sequences that decode.
+        context: tokens computed of those.
+        step: steps done.
     """
 
     def __init__(self, profile: Profile, block_tokens: int) -> None:
+        if profile.max_num_seqs > profile.max_num_batched_tokens:
+            raise ValueError(f"{profile.name}: max_num_seqs must not exceed max_num_batched_tokens")
         self.profile = profile
         self.kv = KvCache(profile.kv_tokens, block_tokens)
-        self.next_time = _NEVER
+        self.next_time = inf
         self.speed = 1.0
-        self.busy = 0.0
         self.waiting: deque[Seq] = deque()
         self.running: dict[int, Seq] = {}  # in order of admission
         self.prefilling: list[Seq] = []
-        self.decoding: list[
-            tuple[int, int, Seq]
-        ] = []  # heap of (finish step, key, sequence), with entries of those gone
+        # A heap of (finish step, key, sequence), with entries of those pre-empted since.
+        self.decoding: list[tuple[int, int, Seq]] = []
         self.decodes = 0
-        self.context = 0  # sum of the lengths of decoding sequences
+        self.context = 0
         self.step = 0
-        # The flight: k equal steps since `start`, or one step with prefill chunks.
+        # The flight: `_steps` steps since `_start`, one only if there are chunks; the first takes `_base` seconds and does
+        # `_effort` of work, each one after it `_growth` more of both.
         self._start = 0.0
         self._steps = 0
-        self._base = 0.0
-        self._growth = 0.0
+        self._base = self._growth = self._effort = 0.0
         self._chunks: list[tuple[Seq, int]] = []
+        self._work = 0.0
         self.preemptions = self.prefix_queries = self.prefix_hits = 0
         self.prompt_tokens = self.generation_tokens = 0
         self.itl_sum = 0.0
@@ -102,30 +110,58 @@ class SimPod:
 
     def page(self, now: float) -> Page:
         """Its metrics page."""
+        leapt = self.leapt(now)
+        tokens = leapt * self.decodes
         return Page(
             waiting=len(self.waiting),
             running=len(self.running),
-            kv_usage=min(1.0, self.kv.used / self.kv.tokens),
+            kv_usage=(self.kv.used + tokens) / self.kv.tokens,
             kv_capacity=self.kv.tokens,
             prefix_queries=self.prefix_queries,
             prefix_hits=self.prefix_hits,
             preemptions=self.preemptions,
             prompt_tokens=self.prompt_tokens,
-            generation_tokens=self.generation_tokens,
-            itl_sum=self.itl_sum,
-            itl_count=self.itl_count,
+            generation_tokens=self.generation_tokens + tokens,
+            itl_sum=self.itl_sum + self.decodes * self._elapsed(leapt),
+            itl_count=self.itl_count + tokens,
         )
+
+    def leapt(self, now: float) -> int:
+        """Whole steps of the leap under way that are over; fewer than all of them."""
+        return min(self._within(now - self._start), self._steps - 1) if self._steps > 1 else 0
+
+    def work(self, now: float) -> float:
+        """Seconds that the tokens so far have cost beyond the floor of their steps; the step under way counts in part.
+
+        What a step costs however little is in it (weights, host, the fixed part of the all-reduce) is left out.
+        """
+        if not self._steps:
+            return self._work
+        leapt = self.leapt(now)
+        lasts = self._base + self._growth * leapt
+        part = min(1.0, max(0.0, now - self._start - self._elapsed(leapt)) / lasts)
+        return self._work + self._worked(leapt) + part * (self._effort + self._growth * leapt)
+
+    def inherit(self, work: float) -> None:
+        """Go on counting from the work of the pod that this one replaces."""
+        self._work = work
 
     def fits(self, seq: Seq) -> bool:
         """Whether it could ever be served here."""
         return seq.prompt + seq.output <= longest(self.profile)
 
     def add(self, seq: Seq, now: float) -> None:
-        """Queue a request; ``next_time`` may change."""
+        """Queue a request that fits; ``next_time`` may change."""
         self.waiting.append(seq)
-        if self.next_time == _NEVER:
+        if not self._steps:
             self._begin(now)
         elif self._steps > 1:
+            self._cut(now)
+
+    def pace(self, speed: float, now: float) -> None:
+        """Change the speed, from the next step on; ``next_time`` may change."""
+        self.speed = speed
+        if self._steps > 1:
             self._cut(now)
 
     def wake(self) -> tuple[list[Seq], list[Seq]]:
@@ -154,74 +190,85 @@ class SimPod:
     def _elapsed(self, steps: int) -> float:
         return steps * self._base + self._growth * steps * (steps - 1) / 2
 
+    def _worked(self, steps: int) -> float:
+        return steps * self._effort + self._growth * steps * (steps - 1) / 2
+
+    def _within(self, seconds: float) -> int:
+        """Most whole steps of a leap that take no longer than this."""
+        b = self._base - self._growth / 2
+        return int(2 * seconds / (b + sqrt(b * b + 2 * self._growth * seconds)))
+
     def _cut(self, now: float) -> None:
         """Somebody came in the middle of a leap: end it with the step that is under way."""
         waited = now - self._start
-        steps = self._steps_within(waited)
-        if self._elapsed(steps) < waited:
+        steps = max(1, self._within(waited))
+        while self._elapsed(steps) < waited:
             steps += 1
         if steps < self._steps:
-            self._steps = max(1, steps)
-            self.next_time = self._start + self._elapsed(self._steps)
-
-    def _steps_within(self, seconds: float) -> int:
-        """Most whole steps of a leap that take no longer than this."""
-        base, growth = self._base, self._growth
-        if growth <= 0.0:
-            return int(seconds / base)
-        b = base - growth / 2
-        return int((sqrt(b * b + 2 * growth * seconds) - b) / growth)
+            self._steps = steps
+            self.next_time = max(now, self._start + self._elapsed(steps))
 
     # ---- the scheduler ----
 
     def _begin(self, now: float) -> None:
+        kv, profile = self.kv, self.profile
         preempted = False
-        while self.decodes and self.kv.free < self.decodes:
-            self._preempt()
+        while self.decodes > kv.free:
+            self._preempt(now)
             preempted = True
-        budget = self.profile.max_num_batched_tokens - self.decodes
+        decodes, context, pairs = self.decodes, self.context, 0.0
+        kv.take(decodes)
+        tokens = decodes
+        budget = profile.max_num_batched_tokens
         chunks: list[tuple[Seq, int]] = []
+        # At most one: who is not ended by a step has used up its budget. It is also the last that was admitted.
         for seq in self.prefilling:
-            if budget <= 0:
+            count = min(seq.length - seq.computed, budget - tokens)
+            if count > kv.free:
+                self._preempt(now)
+                preempted = True
                 break
-            tokens = min(seq.length - seq.computed, budget)
-            chunks.append((seq, tokens))
-            budget -= tokens
+            kv.take(count)
+            chunks.append((seq, count))
+            tokens += count
+        # As vLLM: who was just thrown out is not let in by the same step.
         if not preempted:
-            while self.waiting and budget > 0 and len(self.running) < self.profile.max_num_seqs:
+            while self.waiting and tokens < budget and len(self.running) < profile.max_num_seqs:
                 seq = self.waiting[0]
-                if not self._admit(seq):
+                count = self._admit(seq, budget - tokens)
+                if not count:
                     break
                 self.waiting.popleft()
-                tokens = min(seq.length - seq.computed, budget)
-                chunks.append((seq, tokens))
-                budget -= tokens
+                chunks.append((seq, count))
+                tokens += count
         self._chunks = chunks
         self._start = now
+        self._growth = 0.0
+        self._steps = 1
         if chunks:
-            pairs = 0.0
-            tokens = self.decodes
             for seq, count in chunks:
-                pairs += count * (seq.computed + count / 2)
-                tokens += count
-            self._steps = 1
-            self._base = self.step_seconds(tokens, self.context, pairs)
-            self._growth = 0.0
-        elif self.decodes:
-            decoding = self.decoding
-            while decoding[0][2].finish_step != decoding[0][0]:
-                heapq.heappop(decoding)
-            steps = min(decoding[0][0] - self.step, self.kv.free // self.decodes)
-            self._steps = max(1, steps)
-            self._base = self.step_seconds(self.decodes, self.context, 0.0)
-            self._growth = self.profile.a_d * self.decodes / 1_000_000 / self.speed
+                if count == 1 and seq.generated:
+                    context += seq.computed  # recomputes no more than its latest token: as a decode
+                else:
+                    pairs += count * (seq.computed + count / 2)
+        elif decodes:
+            self._growth = profile.a_d * decodes / 1_000_000 / self.speed
+            if not preempted:
+                decoding = self.decoding
+                while decoding[0][2].finish_step != decoding[0][0]:
+                    heapq.heappop(decoding)
+                self._steps = min(decoding[0][0] - self.step, 1 + kv.free // decodes)
         else:
             self._steps = 0
-            self.next_time = _NEVER
+            self.next_time = inf
             return
+        self._base = self.step_seconds(tokens, context, pairs)
+        effort = (profile.b + profile.r1) * tokens + profile.a_d * context / 1000 + profile.a_p * pairs
+        self._effort = effort / 1000 / self.speed
         self.next_time = now + self._elapsed(self._steps)
 
-    def _admit(self, seq: Seq) -> bool:
+    def _admit(self, seq: Seq, budget: int) -> int:
+        """Let the head of the queue in, if all it has fits; the tokens it computes in this step, 0 = it stays outside."""
         kv = self.kv
         size = kv.block_tokens
         hit = kv.match(seq.blocks, (seq.length - 1) // size) if size and seq.blocks else 0
@@ -229,9 +276,10 @@ class SimPod:
         missing = seq.length - hit * size
         room = kv.free
         if missing > room or (hit and missing > room - kv.idle_among(found) * size):
-            return False
+            return 0
+        count = min(missing, budget)
         kv.pin(found)
-        kv.take(missing)
+        kv.take(count)
         seq.held = list(found)
         seq.computed = hit * size
         seq.published = hit
@@ -241,90 +289,89 @@ class SimPod:
             self.prefix_hits += seq.computed
         self.running[seq.key] = seq
         self.prefilling.append(seq)
-        return True
+        return count
 
     def _complete(self, now: float) -> tuple[list[Seq], list[Seq]]:
         steps, decodes = self._steps, self.decodes
-        self.busy += now - self._start
+        self._work += self._worked(steps)
         self.step += steps
         if decodes:
+            if steps > 1:
+                self.kv.take(decodes * (steps - 1))
             self.context += decodes * steps
-            self.kv.take(decodes * steps)
             self.generation_tokens += decodes * steps
             self.itl_sum += decodes * (now - self._start)
             self.itl_count += decodes * steps
         first: list[Seq] = []
         done: list[Seq] = []
-        for seq, tokens in self._chunks:
-            seq.computed += tokens
-            self._publish(seq)
-            if seq.computed < seq.length:
-                continue
-            self.prefilling.remove(seq)
-            if not seq.generated:
-                seq.first_at = now
-                first.append(seq)
-                self.prompt_tokens += seq.prompt
-            seq.generated += 1
-            self.generation_tokens += 1
-            self.kv.take(1)
-            if seq.generated >= seq.output:
-                self._leave(seq, seq.generated)
-                done.append(seq)
-            else:
-                seq.finish_step = self.step + seq.output - seq.generated
-                heapq.heappush(self.decoding, (seq.finish_step, seq.key, seq))
-                self.decodes += 1
-                self.context += seq.prompt + seq.generated
         decoding = self.decoding
         while decoding and decoding[0][0] <= self.step:
             finish_step, _, seq = heapq.heappop(decoding)
             if seq.finish_step != finish_step:
                 continue
+            computed = seq.prompt + seq.output - 1
             self.decodes -= 1
-            self.context -= seq.prompt + seq.output
+            self.context -= computed
             seq.finish_step = -1
-            self._leave(seq, seq.output)
+            self._leave(seq, computed)
             done.append(seq)
+        for seq, tokens in self._chunks:
+            seq.computed += tokens
+            self._publish(seq, seq.computed)
+            if seq.computed < seq.length:
+                continue
+            self.prefilling.remove(seq)
+            if seq.generated:
+                self.itl_sum += now - seq.token_at
+                self.itl_count += 1
+            else:
+                seq.first_at = now
+                first.append(seq)
+                self.prompt_tokens += seq.prompt
+            seq.generated += 1
+            self.generation_tokens += 1
+            if seq.generated >= seq.output:
+                self._leave(seq, seq.computed)
+                done.append(seq)
+            else:
+                seq.finish_step = self.step + seq.output - seq.generated
+                heapq.heappush(self.decoding, (seq.finish_step, seq.key, seq))
+                self.decodes += 1
+                self.context += seq.computed
         return first, done
 
-    def _publish(self, seq: Seq) -> None:
+    def _publish(self, seq: Seq, computed: int) -> None:
+        """Make what is full and computed findable. Of answers that is put off until they end: nobody can ask before."""
         size = self.kv.block_tokens
         if not size:
             return
-        full = min(seq.computed // size, len(seq.blocks))
+        full = min(computed // size, len(seq.blocks))
         while seq.published < full:
             block = seq.blocks[seq.published]
             if self.kv.publish(block):
                 seq.held.append(block)
             seq.published += 1
 
-    def _leave(self, seq: Seq, generated: int) -> None:
-        """Give back what a finished sequence holds; its answer stays findable for the conversation's next turn."""
-        size = self.kv.block_tokens
-        held = len(seq.held)
-        if seq.tail and held == len(seq.blocks):
-            for block in seq.tail[: (seq.prompt + generated) // size - len(seq.blocks)]:
-                if not self.kv.publish(block):
-                    break
-                seq.held.append(block)
-        self.kv.release(seq.held, seq.prompt + generated - len(seq.held) * size)
+    def _leave(self, seq: Seq, computed: int) -> None:
+        """Give back what a sequence holds; what is full stays findable, its answer for the conversation's next turn."""
+        self._publish(seq, computed)
+        self.kv.release(seq.held, computed - len(seq.held) * self.kv.block_tokens)
         seq.held = []
-        del self.running[seq.key]
+        self.running.pop(seq.key, None)
 
-    def _preempt(self) -> None:
+    def _preempt(self, now: float) -> None:
+        """Throw out the latest; it goes to the head of the queue."""
         _, seq = self.running.popitem()
         if seq.finish_step >= 0:
             seq.generated = seq.output - (seq.finish_step - self.step)
-            self.decodes -= 1
-            self.context -= seq.prompt + seq.generated
+            seq.computed = seq.prompt + seq.generated - 1
             seq.finish_step = -1
-            private = seq.prompt + seq.generated - len(seq.held) * self.kv.block_tokens
+            seq.token_at = now
+            self.decodes -= 1
+            self.context -= seq.computed
         else:
             self.prefilling.remove(seq)
-            private = seq.length - len(seq.held) * self.kv.block_tokens
-        self.kv.release(seq.held, private)
-        seq.held = []
+        self._leave(seq, seq.computed)
         seq.length = seq.prompt + seq.generated
         seq.computed = 0
         seq.preemptions += 1
