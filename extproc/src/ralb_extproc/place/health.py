@@ -67,9 +67,11 @@ HOLD_SECONDS: Final = 5.0
 HOLD_MAX: Final = 300.0
 _RELAPSE: Final = 10.0  # times HOLD: ill again within it is a relapse
 _STREAK_PROBED: Final = 5.0
-# Served in a row to be Healthy again: so many where the error rate fell, else so many; both times more with relapses.
+# Served in a row to be Healthy again after slowness, after errors whose rate fell, and after errors if that is all that is known;
+# all of them more with relapses.
 _STREAK: Final = 20.0
-_STREAK_ALONE: Final = 80.0
+_STREAK_ERRORS: Final = 50.0
+_STREAK_ALONE: Final = 100.0
 _PATIENCE_MAX: Final = 8.0
 _FORGIVEN: Final = 0.5
 GROWTH: Final = 1.1
@@ -192,7 +194,8 @@ def _mend(state: Floats, rules: Rules, error: Floats, slow: Floats, log_factor: 
     state[BAD] = np.where(probed, np.minimum(state[BAD], 1.0), state[BAD])
     state[GOOD] = np.where(probed, np.minimum(state[GOOD], PRIOR_REQUESTS), state[GOOD])
     patience = np.minimum(state[HOLD] / HOLD_SECONDS, _PATIENCE_MAX)
-    clean = (error < rules.degraded_error / 2.0) & (state[STREAK] >= _STREAK * patience)
+    wanted = np.where(state[BASE] == ERROR_SHARE, _STREAK_ERRORS, _STREAK)
+    clean = (error < rules.degraded_error / 2.0) & (state[STREAK] >= wanted * patience)
     clean |= state[STREAK] >= _STREAK_ALONE * patience
     well = over & (state[LEVEL] == DEGRADED) & clean & (slow < log_factor / 2.0)
     state[BAD] = np.where(well, np.minimum(state[BAD], _FORGIVEN), state[BAD])
@@ -207,7 +210,7 @@ def _set_base(state: Floats, rules: Rules, error: Floats, slow: Floats, log_fact
     base[error >= rules.degraded_error / 2.0] = ERROR_SHARE
     late = slow >= log_factor / 2.0
     base[late] = np.minimum(base, np.maximum(np.exp(-slow), LEAST_SHARE))[late]
-    base = np.where(base < 1.0, base, np.minimum(state[BASE], ERROR_SHARE))
+    base = np.where(base < 1.0, base, np.where(state[BASE] < 1.0, state[BASE], ERROR_SHARE))
     base[level == FAILED] = PROBE_SHARE
     state[BASE] = np.where(level == HEALTHY, state[BASE], base)
 
