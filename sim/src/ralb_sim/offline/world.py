@@ -56,7 +56,7 @@ class Run:
 
     Attributes:
         requests: in order of the trace.
-        work: seconds each pod worked during the measured part.
+        work: seconds the tokens of each pod cost beyond the floor of its steps, during the measured part; see ``SimPod.work``.
         span_s: length of the measured part.
         rate: requests per second offered.
         decisions_s: real seconds spent in policies.
@@ -177,9 +177,9 @@ class World:
                 arrivals += 1
                 if arrivals == measure_from + 1:
                     begun_at = at
-                    before = [pod.busy for pod in self.pods]
+                    before = [pod.work(at) for pod in self.pods]
                 if arrivals == len(self._jobs):
-                    after = [pod.busy for pod in self.pods]
+                    after = [pod.work(at) for pod in self.pods]
                 self._served[which].measured = arrivals > measure_from
             handlers[kind](at, which, what)
         last = max((row.arrived for row in self._served), default=0.0)
@@ -326,7 +326,11 @@ class World:
     def _event(self, now: float, pod: int, event: object) -> None:
         assert isinstance(event, Event)
         if event.kind is Kind.SPEED:
-            self.pods[pod].speed = event.value
+            engine = self.pods[pod]
+            before = engine.next_time
+            engine.pace(event.value, now)
+            if engine.next_time != before:
+                self._push(engine.next_time, "wake", pod, engine)
         elif event.kind is Kind.ERRORS:
             self._errors[pod] = event.value
         elif event.kind is Kind.FREEZE:
@@ -335,7 +339,7 @@ class World:
             old = self.pods[pod]
             self._alive[pod] = event.kind is Kind.START
             self.pods[pod] = SimPod(self._profiles[pod], self._block_tokens)
-            self.pods[pod].busy = old.busy
+            self.pods[pod].inherit(old.work(now))
             for router in self._routers:
                 router.pods(self._ready(), now)
             for seq in old.lost():
