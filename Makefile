@@ -68,7 +68,13 @@ bench-extproc: setup ## added latency and CPU of the processor behind Envoy agai
 bench-control-plane: setup control-plane ## from a change in the cluster to Envoy's ACK; the operator's start, memory and CPU
 	$(BIN)/python bench/control_plane.py $(BENCH_ARGS)
 
+bench-placement-live: setup ## strategies through real Envoy and simulated pods against the offline simulator: the same ordering?
+	$(BIN)/python bench/placement_live.py $(BENCH_ARGS)
+
+bench-faults: setup ## a slow pod, one with errors, a restarted one, one with stuck metrics: their share of the traffic, plotted
+	$(BIN)/python bench/faults.py $(BENCH_ARGS)
+
 clean: ## remove what setup and tests made
 	rm -rf $(VENV) .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench/results
 
-.PHONY: help setup generate lint format control-plane test demo bench bench-extproc bench-control-plane chart images e2e clean
+.PHONY: help setup generate lint format control-plane test demo bench bench-extproc bench-control-plane bench-placement-live bench-faults chart images e2e clean
