@@ -70,6 +70,7 @@ class Done:
         ttft: seconds from the router's choice to the first token.
         duration: seconds from the router's choice to the last token.
         output_tokens / cached_tokens: as the pod counted.
+        attempts: pods of the order that were tried; all but the last failed it, or were not there.
     """
 
     id: str
@@ -79,6 +80,7 @@ class Done:
     duration: float
     output_tokens: int
     cached_tokens: int
+    attempts: int = 1
 
 
 class Policy(Protocol):
@@ -94,7 +96,7 @@ class Policy(Protocol):
         """A request placed by this replica has its first token."""
 
     def finished(self, done: Done, now: float) -> None:
-        """A request placed by this replica has ended."""
+        """A request placed by this replica has ended; told once, however many pods were tried."""
 
     def pods(self, alive: Sequence[int], now: float) -> None:
         """These pods are ready now; called before the first request and with every change."""

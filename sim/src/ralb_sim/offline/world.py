@@ -2,7 +2,10 @@
 
 One heap of events in order of time. A router replica sees a pod only by the page it last scraped and by what became of its own
 requests. A request whose pod dies, or that a pod fails before its first token, is tried on the next pods of its order; after
-the first token it is lost.
+the first token it is lost. A pod whose memory or context is too small for a request is passed over.
+
+Trap: chance that does not depend on the policy (which replica is asked, when pages are taken) has its own sources, so that
+policies compared under one seed meet the same.
 """
 
 import heapq
@@ -14,9 +17,9 @@ from itertools import count
 from math import inf
 from typing import Final
 
-from ralb_sim.offline.fleet import Event, Kind, absent_at_start
+from ralb_sim.offline.fleet import Event, Kind, absent_at_start, check
 from ralb_sim.offline.oracle import Foresight
-from ralb_sim.offline.pod import Seq, SimPod
+from ralb_sim.offline.pod import Seq, SimPod, longest
 from ralb_sim.offline.policy import Done, Page, Policy, PolicyFactory, Setting, Work
 from ralb_sim.offline.workload import Job
 from ralb_sim.profiles import Profile
@@ -34,7 +37,7 @@ class Served:
         input / output / cached: tokens.
         pod: who had it last; -1 = nobody.
         preemptions: how often it was pre-empted.
-        attempts: pods tried.
+        attempts: pods tried, dead ones too.
         measured: whether it counts; False for those of the warm-up.
     """
 
@@ -104,7 +107,12 @@ class World:
     def __init__(
         self, jobs: Sequence[Job], block_tokens: int, profiles: Sequence[Profile], policy: PolicyFactory, play: Play
     ) -> None:
-        """Set the stage; ``profiles`` has one entry per pod."""
+        """Set the stage; ``profiles`` has one entry per pod.
+
+        Raises:
+            ValueError: an event is of no pod, or its value is out of range.
+        """
+        check(play.events, len(profiles))
         self._jobs = jobs
         self._block_tokens = block_tokens
         self._profiles = profiles
@@ -114,7 +122,9 @@ class World:
         self._alive = [index not in absent for index in range(len(profiles))]
         self._errors = [0.0] * len(profiles)
         self._frozen: list[Page | None] = [None] * len(profiles)
-        self._rng = random.Random(play.seed)
+        self._limits = [longest(profile) for profile in profiles]
+        self._least = min(self._limits)
+        self._failures = random.Random(f"{play.seed} failures")
         foresight = Foresight(self.pods, self._output_of)
         self._routers: list[Policy] = [
             policy(
@@ -130,19 +140,22 @@ class World:
             )
             for replica in range(play.replicas)
         ]
-        self._pages: list[list[tuple[float, Page]]] = [[] for _ in range(play.replicas)]  # taken, not yet shown
+        # Taken, not yet shown; None = of a pod that was not there.
+        self._pages: list[list[tuple[float, Page] | None]] = [[] for _ in range(play.replicas)]
         self._fresh = [False] * play.replicas
+        phases = random.Random(f"{play.seed} scrapes")
+        self._phase = [phases.random() * play.staleness_s for _ in range(play.replicas)]
+        self._scrapes = [0] * play.replicas
         self._served = [Served(-1.0, job.input, job.output) for job in jobs]
-        self._router_of = [0] * len(jobs)
+        replicas = random.Random(f"{play.seed} replicas")
+        self._router_of = [replicas.randrange(play.replicas) for _ in jobs]
         self._asked_at = [0.0] * len(jobs)
         self._orders: list[list[int]] = [[] for _ in jobs]
-        self._seqs: dict[int, Seq] = {}
         self._heap: list[tuple[float, int, str, int, object]] = []
         self._ticket = count()
         self._followers: dict[int, list[int]] = {}
         self._left = len(jobs)
         self._deciding = 0.0
-        self._now = 0.0
 
     def _output_of(self, work: Work) -> int:
         return self._jobs[int(work.id)].output
@@ -160,19 +173,19 @@ class World:
         for event in play.events:
             self._push(event.at, "event", event.pod, event)
         for replica in range(play.replicas):
-            self._push(self._rng.random() * play.staleness_s, "scrape", replica)
+            self._push(self._phase[replica], "scrape", replica)
         self._begin()
         measure_from = int(len(self._jobs) * play.warmup)
         begun_at = 0.0
         handlers = {
-            "arrive": self._arrive, "wake": self._wake, "scrape": self._scrape, "told": self._told, "event": self._event,
+            "arrive": self._arrive, "send": self._send, "wake": self._wake, "scrape": self._scrape, "told": self._told,
+            "event": self._event,
         }  # fmt: skip
         heap = self._heap
         arrivals = 0
         before = after = [0.0] * len(self.pods)
         while self._left and heap:
             at, _, kind, which, what = heapq.heappop(heap)
-            self._now = at
             if kind == "arrive":
                 arrivals += 1
                 if arrivals == measure_from + 1:
@@ -226,7 +239,6 @@ class World:
 
     def _ended_job(self, index: int, now: float) -> None:
         self._left -= 1
-        self._seqs.pop(index, None)
         if self._play.closed:
             self._ended.add(index)
             for parked in self._parked.pop(index, ()):
@@ -238,26 +250,29 @@ class World:
 
     def _arrive(self, now: float, index: int, _: object) -> None:
         job = self._jobs[index]
-        served = self._served[index]
-        served.arrived = now
-        replica = self._rng.randrange(len(self._routers)) if len(self._routers) > 1 else 0
-        self._router_of[index] = replica
-        self._asked_at[index] = now
+        self._served[index].arrived = self._asked_at[index] = now
+        if True not in self._alive:
+            self._ended_job(index, now)
+            return
+        replica = self._router_of[index]
         router = self._routers[replica]
         work = Work(str(index), job.input, job.blocks, self._block_tokens or 1, job.session)
         clock = time.perf_counter()
         if self._fresh[replica]:
             self._fresh[replica] = False
-            for pod, (at, page) in enumerate(self._pages[replica]):
-                if self._alive[pod]:
-                    router.scraped(pod, page, at, now)
+            for pod, taken in enumerate(self._pages[replica]):
+                if taken is not None:
+                    router.scraped(pod, taken[1], taken[0], now)
         order = router.place(work, now)
         self._deciding += time.perf_counter() - clock
-        self._orders[index] = list(order)[:_ATTEMPTS]
-        self._send(index, now)
+        size = job.input + job.output
+        if size > self._least:
+            order = [pod for pod in order if size <= self._limits[pod]]
+        self._orders[index] = list(order[:_ATTEMPTS])
+        self._send(now, index, None)
 
-    def _send(self, index: int, now: float) -> None:
-        """To the first pod of what is left of its order."""
+    def _send(self, now: float, index: int, _: object) -> None:
+        """To the first pod of what is left of its order; a pod that fails it does so a moment later."""
         served = self._served[index]
         order = self._orders[index]
         while order:
@@ -266,23 +281,31 @@ class World:
             if not self._alive[pod]:
                 continue
             served.pod = pod
-            if self._errors[pod] and self._rng.random() < self._errors[pod]:
-                self._push(now + _ERROR_SECONDS, "told", index, Done(str(index), pod, False, -1.0, 0.0, 0, 0))
-                continue
+            if self._errors[pod] and self._failures.random() < self._errors[pod]:
+                self._push(now + _ERROR_SECONDS, "send", index)
+                return
             job = self._jobs[index]
-            seq = Seq(index, job.input, job.output, job.blocks, job.tail)
-            if not self.pods[pod].fits(seq):
-                continue  # refused as too long: the next one may have a larger cache
-            self._seqs[index] = seq
-            self._add(pod, seq, now)
+            self._touch(pod, now, Seq(index, job.input, job.output, job.blocks, job.tail))
             return
-        self._push(now + self._play.feedback_s, "told", index, Done(str(index), served.pod, False, -1.0, 0.0, 0, 0))
+        self._tell(index, now, cached=0, ok=False)
         self._ended_job(index, now)
 
-    def _add(self, pod: int, seq: Seq, now: float) -> None:
+    def _tell(self, index: int, now: float, *, cached: int, ok: bool) -> None:
+        """Its replica will learn how it went."""
+        served, asked = self._served[index], self._asked_at[index]
+        ttft = served.first_token - asked if ok else -1.0
+        output = served.output if ok else 0
+        report = Done(str(index), served.pod, ok, ttft, now - asked, output, cached, served.attempts)
+        self._push(now + self._play.feedback_s, "told", index, report)
+
+    def _touch(self, pod: int, now: float, seq: Seq | None = None, speed: float = 0.0) -> None:
+        """Give a pod a request or another speed."""
         engine = self.pods[pod]
         before = engine.next_time
-        engine.add(seq, now)
+        if seq is not None:
+            engine.add(seq, now)
+        else:
+            engine.pace(speed, now)
         if engine.next_time != before:
             self._push(engine.next_time, "wake", pod, engine)
 
@@ -297,17 +320,13 @@ class World:
             self._push(mine.next_time, "wake", pod, mine)
         for seq in first:
             self._served[seq.key].first_token = now
-            self._push(now, "told", seq.key, None)
+            self._told(now, seq.key, None)
         for seq in done:
             served = self._served[seq.key]
             served.finished = now
-            served.cached = max(0, seq.cached)
+            served.cached = seq.cached
             served.preemptions = seq.preemptions
-            asked = self._asked_at[seq.key]
-            report = Done(
-                str(seq.key), pod, True, served.first_token - asked, now - asked, served.output, served.cached
-            )
-            self._push(now + self._play.feedback_s, "told", seq.key, report)
+            self._tell(seq.key, now, cached=seq.cached, ok=True)
             self._ended_job(seq.key, now)
 
     def _told(self, now: float, index: int, report: object) -> None:
@@ -326,37 +345,41 @@ class World:
     def _event(self, now: float, pod: int, event: object) -> None:
         assert isinstance(event, Event)
         if event.kind is Kind.SPEED:
-            engine = self.pods[pod]
-            before = engine.next_time
-            engine.pace(event.value, now)
-            if engine.next_time != before:
-                self._push(engine.next_time, "wake", pod, engine)
+            self._touch(pod, now, speed=event.value)
         elif event.kind is Kind.ERRORS:
             self._errors[pod] = event.value
         elif event.kind is Kind.FREEZE:
             self._frozen[pod] = self.pods[pod].page(now) if event.value else None
         else:
-            old = self.pods[pod]
-            self._alive[pod] = event.kind is Kind.START
-            self.pods[pod] = SimPod(self._profiles[pod], self._block_tokens)
-            self.pods[pod].inherit(old.work(now))
-            for router in self._routers:
-                router.pods(self._ready(), now)
-            for seq in old.lost():
-                self._seqs.pop(seq.key, None)
-                if seq.first_at >= 0.0:
-                    self._orders[seq.key].clear()
-                self._send(seq.key, now)
+            self._replace(pod, now, alive=event.kind is Kind.START)
+
+    def _replace(self, pod: int, now: float, *, alive: bool) -> None:
+        """The pod is gone with all it had; another may take its place, empty and well."""
+        old = self.pods[pod]
+        self.pods[pod] = SimPod(self._profiles[pod], self._block_tokens)
+        self.pods[pod].inherit(old.work(now))
+        self._alive[pod], self._errors[pod], self._frozen[pod] = alive, 0.0, None
+        for pages in self._pages:
+            if pages:
+                pages[pod] = None
+        ready = self._ready()
+        for router in self._routers:
+            router.pods(ready, now)
+        for seq in old.lost():
+            if seq.first_at >= 0.0:
+                self._orders[seq.key].clear()
+            self._send(now, seq.key, None)
 
     def _scrape(self, now: float, replica: int, _: object) -> None:
-        pages = [(now, pod.page(now)) for pod in self.pods]
-        for pod, frozen in enumerate(self._frozen):
-            if frozen is not None:
-                pages[pod] = (now, frozen)
-        self._pages[replica] = pages
+        self._pages[replica] = [
+            (now, frozen or pod.page(now)) if alive else None
+            for pod, alive, frozen in zip(self.pods, self._alive, self._frozen, strict=True)
+        ]
         self._fresh[replica] = True
-        # Nothing can be asked before the next event, so scrapes in between would only be overwritten.
-        step = self._play.staleness_s
+        self._scrapes[replica] += 1 + self._needless(now)
+        self._push(self._phase[replica] + self._scrapes[replica] * self._play.staleness_s, "scrape", replica)
+
+    def _needless(self, now: float) -> int:
+        """How many scrapes to come would be overwritten before anything can happen."""
         following = self._heap[0][0] if self._heap else now
-        skipped = max(0, int((following - now) / step) - 1)
-        self._push(now + step * (1 + skipped), "scrape", replica)
+        return max(0, int((following - now) / self._play.staleness_s) - 1)
