@@ -42,6 +42,11 @@ _STATES: Final = {_DUE: FIT, 0: FIT, _FULL: FIT, _HELD: FIT, _AT_CAP: CAPPED, _D
 TRUST_SECONDS: Final = 4.0
 STEADY_SECONDS: Final = 0.02
 KV_WEIGHT: Final = 0.15
+_FRESH: Final = 0.99
+_ENOUGH: Final = 8.0  # requests of ours, to judge by
+_ALONE: Final = 1.3
+_MOST_CROWD: Final = 16.0
+_TIGHT: Final = 0.75
 _KV_MAX: Final = 0.99
 
 
@@ -65,6 +70,12 @@ class Steady:
         usable: how many pods are not failing.
         best: class of the first in ``order``.
         queue: mean requests waiting per pod, each reading at its weight; 0 where nothing was read.
+        crowd: how many requests there are for each of ours: 1, and more where other gateways send to the pool as well.
+        fresh: whether all readings have their full weight.
+        belief: by how much expected prefix hits count, see ``columns.belief``; None = in full.
+        pace: how many times as slow as its peers each pod is; None = all alike.
+        held: tokens in the caches, as last said; by our own requests where a pod does not say.
+        tight: whether a cache is so full that room in it matters.
     """
 
     at: float
@@ -81,6 +92,12 @@ class Steady:
     usable: int
     best: int
     queue: float
+    crowd: float
+    fresh: bool
+    belief: Floats | None
+    pace: Floats | None
+    held: Floats
+    tight: bool
 
 
 def weight(age: Floats) -> Floats:
@@ -136,7 +153,21 @@ def steady(block: Floats, cap: int, now: float, care: Care | None = None) -> Ste
         usable=count - failed,
         best=state_of(found, order[0]),
         queue=float(trust @ block[col.WAITING]) / count,
+        crowd=_crowd(block, trust),
+        fresh=bool((trust > _FRESH).all()),
+        belief=col.belief(block) if (block[col.HIT_TRUST] < col.DOUBT).any() else None,
+        pace=block[col.FACTOR].copy() if (block[col.FACTOR] != 1.0).any() else None,
+        held=np.where(block[col.KV_CAPACITY] > 0.0, block[col.KV_USAGE] * block[col.KV_CAPACITY], block[col.CONTEXT]),
+        tight=bool((block[col.KV_USAGE] > _TIGHT).any()),
     )
+
+
+def _crowd(block: Floats, trust: Floats) -> float:
+    ours = float(trust @ block[col.INFLIGHT])
+    if ours < _ENOUGH:
+        return 1.0
+    crowd = float(trust @ block[col.SEEN]) / ours
+    return min(crowd, _MOST_CROWD) if crowd > _ALONE else 1.0
 
 
 def classes(block: Floats, state: Steady, overdrawn: Bools | None) -> npt.NDArray[np.int8] | None:

@@ -16,6 +16,7 @@ May not enter: pods (one that is slower than its peers has a factor of its own, 
 """
 
 from dataclasses import dataclass
+from math import exp, log
 from typing import Final
 
 import numpy as np
@@ -137,6 +138,7 @@ class SpeedModel:
         self.duration = 10.0
         self.cached = 0.0
         self.computed = 1.0
+        self._drift = 0.0  # mean surprise of all pods: no pod's own
         self._unpack()
 
     def _unpack(self) -> None:
@@ -209,7 +211,9 @@ class SpeedModel:
         if output > 8.0:
             seconds = (duration - ttft) / (output - 1.0)
             x = np.array([1.0, 0.5 * (load + min(requests, _MOST_REQUESTS) * _REQUESTS), context])
-            ratio = seconds / max(self._itl.expect(x), 1e-6)
+            surprise = log(max(seconds, 1e-6) / max(self._itl.expect(x), 1e-6))
+            ratio = exp(surprise - self._drift)
+            self._drift += _RATE * (min(max(surprise, -1.0), 1.0) - self._drift)
             fresh = self._itl.learn(x, seconds / note.factor) or fresh
         if fresh:
             self._unpack()

@@ -153,12 +153,12 @@ class PodTable:
         """What the strategy of a pool compares its pods by."""
         block = self.block(view)
         hits = None
+        state = self.steady(view, now)
         if self._strategies[view.pool].uses_prefix:
             hits = self.prefix_hits(ask.prefix, view, ask.input_tokens)
-            if hits is not None:
-                hits *= col.belief(block)
+            if hits is not None and state.belief is not None:
+                hits *= state.belief
         resident = self.adapters(view, ask.adapter) if ask.adapter else None
-        state = self.steady(view, now)
         overdrawn = self.ward.overdrawn(view.select) if state.reduced is not None else None
         model = self._models[view.pool]
         return Scene(view, block, state, hits, ask, now, dice, model, resident, overdrawn)

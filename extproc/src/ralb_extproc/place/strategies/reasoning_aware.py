@@ -36,7 +36,6 @@ from ralb_extproc.place.strategy import Scene, Strategy
 _MOST_REUSE: Final = 1.0
 _HASTE: Final = 0.25
 _MOST_HASTE: Final = 0.1
-_TIGHT: Final = 0.75  # of a cache, from which room is looked at
 _ADAPTER_SECONDS: Final = 0.25
 
 
@@ -47,46 +46,47 @@ class ReasoningAware(Strategy):
 
     def costs(self, scene: Scene) -> Floats:
         """See ``Strategy.costs``."""
-        block, state, model, ask = scene.block, scene.steady, scene.model, scene.ask
-        requests = load(block, state.trust, state.typical)
-        context = held(block)
+        block, state, model, ask, hits = scene.block, scene.steady, scene.model, scene.ask, scene.hits
+        requests = block[col.SEEN] if state.fresh else load(block, state.trust, state.typical)
+        since = block[col.SINCE_TOKENS]
+        if state.crowd != 1.0:
+            # The others have seen what we have, and have sent as much each since.
+            requests = requests + block[col.SINCE] * (state.crowd - 1.0)
+            since = since * state.crowd
+        context = state.held + since
         haste = min(_MOST_HASTE, _HASTE * model.impatience)
         output = ask.output_tokens or model.output
-        # Per request on the pod: the step grows, and so does every step of the answer.
-        out: Floats = requests * (model.per_request + haste * output * model.token_per_request)
-        out += context * model.per_context
-        out += model.base
         tokens = float(ask.input_tokens)
         reuse = 1.0 + min(_MOST_REUSE, model.reuse)
-        requests *= haste
-        requests += reuse
-        if scene.hits is None:
-            requests *= model.own_prefill(0.0, tokens)
+        joining = model.per_request + haste * output * model.token_per_request
+        out: Floats
+        if hits is None:
+            prefill = model.own_prefill(0.0, tokens)
+            out = requests * (joining + haste * prefill)
+            out += model.base + reuse * prefill
         else:
-            uncached = tokens - scene.hits
-            prefill = scene.hits * model.per_pair
-            prefill += uncached * (0.5 * model.per_pair)
-            prefill += model.per_token
-            prefill *= uncached
-            requests *= prefill
-        out += requests
-        out *= block[col.FACTOR]
+            # prefill = uncached (per_token + per_pair (hits + uncached / 2)), and uncached = tokens - hits
+            prefilling = hits * (0.5 * model.per_pair)
+            prefilling += model.per_token + 0.5 * model.per_pair * tokens
+            prefilling *= tokens - hits
+            out = requests * haste
+            out += reuse
+            out *= prefilling
+            out += requests * joining
+            out += model.base
+        full = _room(scene, context) if state.tight else None
+        context *= model.per_context
+        out += context
+        if state.pace is not None:
+            out *= state.pace
         wait = block[col.FREE_AT] - scene.now
         np.maximum(wait, 0.0, out=wait)
         out += wait
-        if block[col.KV_USAGE].max() > _TIGHT:
-            out += _room(scene, context)
+        if full is not None:
+            out += full
         if scene.resident is not None:
             out += np.where(scene.resident, 0.0, _ADAPTER_SECONDS)
         return out
-
-
-def held(block: Floats) -> Floats:
-    """Tokens the pods' caches hold for their requests: as said, with what was sent since; by own counts where nothing is said."""
-    said = block[col.KV_USAGE] * block[col.KV_CAPACITY]
-    said += block[col.SINCE_TOKENS]
-    out: Floats = np.where(block[col.KV_CAPACITY] > 0.0, said, block[col.CONTEXT])
-    return out
 
 
 def _room(scene: Scene, context: Floats) -> Floats:
