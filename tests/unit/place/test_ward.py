@@ -164,6 +164,18 @@ class TestRestart:
         assert world.condition(1)[1] == "starting"
         assert world.table.ward.state[health.BAD, world.slot(1)] == 0
 
+    def test_failures_of_requests_that_are_older_than_the_process_do_not_count(self):
+        world = World(4)
+        world.table.unreachable(world.slot(1), world.now)
+        begun, world.now = world.now, world.now + 5
+        world.says(1)
+        for _ in range(20):
+            world.table.fail(world.slot(1), world.now + 1, begun=begun)
+        assert world.table.data[col.FAILURES, world.slot(1)] == 0
+        assert world.table.ward.state[health.BAD, world.slot(1)] == 0
+        world.table.fail(world.slot(1), world.now + 1, begun=world.now + 0.5)
+        assert world.table.data[col.FAILURES, world.slot(1)] == 1
+
     def test_errors_are_no_restart(self):
         world = World(4)
         for _ in range(10):

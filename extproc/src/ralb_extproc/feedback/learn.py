@@ -133,14 +133,14 @@ class Learner:
         for index in range(min(outcome.attempts - 1, len(attempts))):
             tried, generation = attempts[index]
             if tried != slot and self.pods.is_current(tried, generation):
-                self.pods.fail(tried, now)
+                self.pods.fail(tried, now, begun=flight.begun)
         if slot < 0 or outcome.aborted:
             return
         if outcome.status == _TOO_MANY or (outcome.status == _UNAVAILABLE and outcome.retry_after is not None):
             # The pod said so itself: our own refusals never have an upstream. It is well, and has enough.
             self.pods.limit(slot, outcome.retry_after, now)
         elif outcome.failure in POD_FAILURES:
-            self.pods.fail(slot, now, refused=outcome.failure is Failure.CONNECT)
+            self.pods.fail(slot, now, refused=outcome.failure is Failure.CONNECT, begun=flight.begun)
         elif outcome.failure is Failure.NONE:
             self.pods.succeed(slot, now)
 

@@ -517,13 +517,18 @@ class PodTable:
 
     # ---- how requests went ----
 
-    def fail(self, slot: int, now: float, *, refused: bool = False) -> None:
+    def fail(self, slot: int, now: float, *, refused: bool = False, begun: float = np.inf) -> None:
         """A request failed on the pod: it goes last until its next probe, and longer with every failure in a row.
 
-        ``refused``: it found no connection, so that the pod, when it is back, is taken for a new process.
+        Args:
+            slot: the pod.
+            now: monotonic seconds.
+            refused: it found no connection, so that the pod, when it is back, is taken for a new process.
+            begun: when the request was placed. One that is older than the pod's process says nothing of it: what was tried
+                again elsewhere is only known when it ends there.
         """
         key = self._member(slot)
-        if key is not None:
+        if key is not None and begun >= self.data[col.FIRST_SEEN, slot]:
             self.ward.failed(key.pool, slot, refused=refused)
             self._put_last(slot, key.pool, now)
 
