@@ -15,7 +15,16 @@ from ralb_operator.parse import to_object
 VALID = [case for case in load_cases() if case.valid]
 pytestmark = pytest.mark.usefixtures("crds")
 
-HEALTH = {"degradedErrorPercent": 2, "failedErrorPercent": 5, "slowPercent": 200, "maxEjectedPercent": 50}
+BALANCING = {
+    "strategy": "ReasoningAware",
+    "hash": {"boundedLoadPercent": 125, "maxKeySharePercent": 25},
+    "affinity": {"ttl": "10m"},
+    "concurrencyPerReplica": 0,
+    "slowStart": "30s",
+    "drain": "60s",
+    "health": {"degradedErrorPercent": 2, "failedErrorPercent": 5, "slowPercent": 200, "maxEjectedPercent": 50},
+    "circuitBreaker": {"maxRequests": 100000, "retryBudgetPercent": 50, "minRetries": 64},
+}
 
 
 def read(data: dict[str, Any]) -> Object:
@@ -63,13 +72,8 @@ def test_what_minimal_objects_become(control_plane: ControlPlane, namespace: str
             }
         },
         "cost": {"inputPerMillion": 0, "outputPerMillion": 0},
-        "balancing": {
-            "concurrencyPerReplica": 0,
-            "slowStart": "30s",
-            "drain": "60s",
-            "health": HEALTH,
-            "circuitBreaker": {"maxRequests": 100000, "retryBudgetPercent": 50, "minRetries": 64},
-        },
+        "balancing": BALANCING,
+        "role": "Unified",
     }
     minimal = next(case for case in VALID if case.id == "semanticroute/valid-minimal")
     assert create(control_plane, namespace, minimal.data)["spec"] == {
@@ -84,10 +88,7 @@ def test_an_object_half_given_gets_the_other_half(control_plane: ControlPlane, n
     minimal = next(case for case in VALID if case.id == "modelpool/valid-minimal")
     data = {**minimal.data, "spec": {**minimal.data["spec"], "balancing": {"circuitBreaker": {"minRetries": 1}}}}
     assert create(control_plane, namespace, data)["spec"]["balancing"] == {
-        "concurrencyPerReplica": 0,
-        "slowStart": "30s",
-        "drain": "60s",
-        "health": HEALTH,
+        **BALANCING,
         "circuitBreaker": {"maxRequests": 100000, "retryBudgetPercent": 50, "minRetries": 1},
     }
 

@@ -189,14 +189,14 @@ def test_a_definition_newer_than_the_operator_does_not_take_its_objects_away(upg
     upgrade.api.request("POST", upgrade.objects, pool)
     (version,) = upgrade.definition["spec"]["versions"]
     balancing = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["balancing"]["properties"]
-    balancing["strategy"] = {"type": "string", "default": "ReasoningAware", "maxLength": 63}
+    balancing["mood"] = {"type": "string", "default": "Cheerful", "maxLength": 63}
     upgrade.api.apply(f"{CRD_PATH}/{upgrade.definition['metadata']['name']}", upgrade.definition)
 
     def stored() -> dict[str, Any]:
         kept: dict[str, Any] = upgrade.api.request("GET", f"{upgrade.objects}/pool")
         return {**kept, "apiVersion": "ralb.dev/v1alpha1"}
 
-    reached(lambda: "strategy" in stored()["spec"]["balancing"], "the new default")
+    reached(lambda: "mood" in stored()["spec"]["balancing"], "the new default")
     parsed = to_object(stored(), stored=True)
     assert parsed.value is not None, parsed.problems
-    assert [problem.field for problem in parsed.problems] == ["spec.balancing.strategy"]
+    assert [problem.field for problem in parsed.problems] == ["spec.balancing.mood"]
