@@ -1,5 +1,6 @@
 """Small workloads on one pod, by the exact engine and by the leaping one; and worlds with policies of a few lines."""
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import hypot, inf
@@ -8,6 +9,8 @@ from typing import Any
 from ralb_sim.engine import Engine, EngineConfig, EngineRequest
 from ralb_sim.offline.pod import Seq, SimPod
 from ralb_sim.offline.policy import Done, Page, Setting, Work
+from ralb_sim.offline.workload import Job
+from ralb_sim.offline.world import Play, Run, World
 from ralb_sim.profiles import PROFILES, Profile
 
 BLOCK = 16
@@ -121,6 +124,40 @@ def books_add_up(pod: SimPod, now: float) -> None:
     assert pod.kv.used == used + len(findable) * size + under_way
     assert pod.decodes == len(decoding)
     assert pod.context == sum(seq.prompt + seq.output - (seq.finish_step - pod.step) - 1 for seq in decoding)
+
+
+def job(at: float, prompt: int = 100, output: int = 20, before: int = -1, **more: Any) -> Job:
+    return Job(at, prompt, output, more.get("blocks", ()), more.get("tail", ()), more.get("session", ""), before)
+
+
+def stream(count: int, every: float = 0.05, prompt: int = 300, output: int = 60, seed: int = 1) -> list[Job]:
+    """Requests of a steady rate, half to one and a half times so long."""
+    rng, now, jobs = random.Random(seed), 0.0, []
+    for _ in range(count):
+        jobs.append(
+            job(now, max(1, round(prompt * rng.uniform(0.5, 1.5))), max(1, round(output * rng.uniform(0.5, 1.5))))
+        )
+        now += rng.expovariate(1 / every)
+    return jobs
+
+
+def plain_world(
+    jobs: Sequence[Job],
+    pods: int | Sequence[Profile] = 2,
+    order: Sequence[int] | None = None,
+    block: int = 0,
+    **play: Any,
+) -> "tuple[Run, list[Plain], World]":
+    """A run of ``Plain`` routers: what came of it, and the routers."""
+    routers: list[Plain] = []
+
+    def make(setting: Setting) -> Plain:
+        routers.append(Plain(setting, order))
+        return routers[-1]
+
+    fleet = [profile()] * pods if isinstance(pods, int) else pods
+    world = World(jobs, block, fleet, make, Play(**{"warmup": 0.0, "jitter": 0.0, **play}))
+    return world.play(), routers, world
 
 
 class Plain:

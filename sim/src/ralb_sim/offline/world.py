@@ -85,20 +85,24 @@ class Play:
         staleness_s: seconds between scrapes; a page is this old at most.
         replicas: router replicas; each request comes to one of them by chance.
         speedup: trace time is divided by it.
+        jitter: a request comes later than the trace says by chance, at most so many mean gaps: seeds differ in who meets whom.
         closed: requests kept in flight instead of following the trace's clock; 0 = follow it.
         warmup: share of the requests that is not measured.
         events: what happens to pods.
         feedback_s: after how long a replica learns how a request went.
+        jitter: up to how many mean gaps a request comes later than the trace says, so that seeds differ in who meets whom.
     """
 
     seed: int = 1
     staleness_s: float = 0.05
     replicas: int = 1
     speedup: float = 1.0
+    jitter: float = 0.0
     closed: int = 0
     warmup: float = 0.2
     events: Sequence[Event] = field(default=())
     feedback_s: float = 0.05
+    jitter: float = 1.0
 
 
 class World:
@@ -220,9 +224,11 @@ class World:
             for _ in range(play.closed):
                 self._next_closed(0.0)
             return
+        arrivals = random.Random(f"{play.seed} arrivals")
+        gap = play.jitter * self._jobs[-1].t / play.speedup / len(self._jobs)
         for index, job in enumerate(self._jobs):
             if job.before < 0:
-                self._push(job.t / play.speedup, "arrive", index)
+                self._push(job.t / play.speedup + gap * arrivals.random(), "arrive", index)
             else:
                 self._followers.setdefault(job.before, []).append(index)
 
