@@ -65,6 +65,9 @@ bench: bench-extproc bench-control-plane ## all benchmarks
 bench-extproc: setup ## added latency and CPU of the processor behind Envoy against Envoy alone
 	$(BIN)/python bench/extproc.py $(BENCH_ARGS)
 
+bench-placement: setup ## placement policies on traces in the offline simulator (BENCH_ARGS=--quick: minutes, all: hours)
+	$(BIN)/python bench/placement.py $(BENCH_ARGS)
+
 bench-control-plane: setup control-plane ## from a change in the cluster to Envoy's ACK; the operator's start, memory and CPU
 	$(BIN)/python bench/control_plane.py $(BENCH_ARGS)
 
@@ -77,4 +80,4 @@ bench-faults: setup ## a slow pod, one with errors, a restarted one, one with st
 clean: ## remove what setup and tests made
 	rm -rf $(VENV) .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench/results
 
-.PHONY: help setup generate lint format control-plane test demo bench bench-extproc bench-control-plane bench-placement-live bench-faults chart images e2e clean
+.PHONY: help setup generate lint format control-plane test demo bench bench-placement bench-extproc bench-control-plane bench-placement-live bench-faults chart images e2e clean

@@ -74,6 +74,7 @@ def simulate(trace: Trace, profiles: Sequence[Profile], policy: PolicyFactory, c
         staleness_s=conditions.staleness_s,
         replicas=conditions.replicas,
         speedup=rate / own,
+        jitter=1.0,
         warmup=conditions.warmup,
         events=conditions.events,
         feedback_s=conditions.feedback_s,
