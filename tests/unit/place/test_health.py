@@ -75,6 +75,18 @@ def test_slowness_degrades_by_as_much_as_it_is_slow():
     assert pool.passes(1000.0) == DEGRADED, "not before it is below half of what brought it there"
 
 
+def test_slowness_that_goes_away_gives_back_what_it_took_and_takes_nothing_again():
+    pool, shares = Pool(), []
+    for factor in (4.0, 3.0, 2.2, 1.8, 1.5, 1.2, 1.0, 1.0, 1.0):
+        pool.slow[0] = factor
+        pool.goes(0, good=10, seconds=3.0)
+        shares.append(pool.shares()[0])
+    assert pool.levels()[0] == HEALTHY
+    assert shares[0] == pytest.approx(0.25)
+    assert shares == sorted(shares)
+    assert shares[-1] > 0.6
+
+
 def test_failed_recovers_by_way_of_degraded_slowly():
     pool = Pool()
     pool.goes(0, good=10, bad=40)

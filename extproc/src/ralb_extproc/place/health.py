@@ -133,7 +133,9 @@ def review(state: Floats, block: Floats, rules: Rules, slow: Floats, seconds: fl
     _worsen(state, rules, error, slow, log_factor, now)
     _mend(state, rules, error, slow, log_factor, now)
     _set_base(state, rules, error, slow, log_factor)
-    share = np.minimum(state[BASE], np.where(state[LEVEL] == HEALTHY, 0.1 + (now - state[SINCE]) / _RAMP_SECONDS, 1.0))
+    share = np.minimum(
+        state[BASE], np.where(state[LEVEL] == HEALTHY, LEAST_SHARE + (now - state[SINCE]) / _RAMP_SECONDS, 1.0)
+    )
     share[_spared(state, rules, error, slow, log_factor)] = 1.0
     share *= start
     if share.size == 1:
@@ -200,7 +202,9 @@ def _mend(state: Floats, rules: Rules, error: Floats, slow: Floats, log_factor: 
     well = over & (state[LEVEL] == DEGRADED) & clean & (slow < log_factor / 2.0)
     state[BAD] = np.where(well, np.minimum(state[BAD], _FORGIVEN), state[BAD])
     state[LEVEL] = np.where(probed, DEGRADED, np.where(well, HEALTHY, state[LEVEL]))
-    state[SINCE] = np.where(probed | well, now, state[SINCE])
+    # Who is well goes on from the share it had: that of a pod whose slowness went away bit by bit is not taken back.
+    begun = np.where(well, now - (state[BASE] - LEAST_SHARE) * _RAMP_SECONDS, now)
+    state[SINCE] = np.where(probed | well, begun, state[SINCE])
     state[LEFT] = np.where(well, now, state[LEFT])
 
 
