@@ -140,6 +140,31 @@ async def test_fault_of_a_pod_is_absorbed(stack: Stack, load: Load, which: int, 
     assert not load.bad
 
 
+async def test_a_pod_that_says_when_to_come_back_is_left_alone_until_then(stack: Stack) -> None:
+    ill = stack.pods("ill")[0]["address"]
+    await stack.fault(ill, {"kind": "status", "status": 429, "retry_after": 2})
+    body = {"model": "ill-8b", "messages": [{"role": "user", "content": "hello"}]}
+    async with stack.session.post(f"{stack.url}/v1/chat/completions", json=body) as answer:
+        assert answer.status == 429
+    url = f"http://127.0.0.1:{stack.ready['admin_port']}/debug/pods?pool=default/ill"
+
+    async def why() -> str:
+        async with stack.session.get(url) as answer:
+            (row,) = (await answer.json())["pods"]
+        assert (row["why"] == "limited") <= (row["health"] == "Failed")
+        return str(row["why"])
+
+    async def limited() -> bool:
+        return await why() == "limited"
+
+    async def free() -> bool:
+        return await why() != "limited"
+
+    await wait_until(limited, 2, interval=0.05, what="news of Retry-After")
+    await wait_until(free, 10, interval=0.1, what="the end of Retry-After")
+    await stack.fault(ill, {"kind": "status", "status": 500})
+
+
 async def test_pools_that_fail_are_replaced_by_one_of_another_model(stack: Stack, load: Load) -> None:
     load.model = "rescue"
     await load.run(3)
