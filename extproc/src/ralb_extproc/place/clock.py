@@ -22,7 +22,7 @@ _LEAD: Final = 0.7  # of the joined step that the next request will no longer ha
 _FULL: Final = 0.85  # of the cache, beyond which waiting may be for room
 _SLOW_RATE: Final = 0.05
 _SLOW_MOST: Final = 3.0  # log
-_ODDITY: Final = 0.2  # log; less is noise
+_ODDITY: Final = 0.2  # log; less is noise, and twice that is believed in full
 
 
 class Clock:
@@ -95,5 +95,5 @@ class Clock:
         old = self._slowness.get(slot, 0.0)
         said = min(max(log(max(ratio, 1e-6)), -_SLOW_MOST), _SLOW_MOST)
         slowness = self._slowness[slot] = old + _SLOW_RATE * (said - old)
-        odd = abs(slowness) - _ODDITY
-        data[col.FACTOR, slot] = exp(odd if slowness > 0.0 else -odd) if odd > 0.0 else 1.0
+        belief = min(max(abs(slowness) / _ODDITY - 1.0, 0.0), 1.0)
+        data[col.FACTOR, slot] = exp(belief * slowness)

@@ -74,7 +74,8 @@ class Steady:
         fresh: whether all readings have their full weight.
         belief: by how much expected prefix hits count, see ``columns.belief``; None = in full.
         pace: how many times as slow as its peers each pod is; None = all alike.
-        held: tokens in the caches, as last said; by our own requests where a pod does not say.
+        held: tokens in the caches: as last said, the older the more what is usual or our own requests hold, as with load.
+            Without the requests that no reading can have counted.
         tight: whether a cache is so full that room in it matters.
     """
 
@@ -157,9 +158,18 @@ def steady(block: Floats, cap: int, now: float, care: Care | None = None) -> Ste
         fresh=bool((trust > _FRESH).all()),
         belief=col.belief(block) if (block[col.HIT_TRUST] < col.DOUBT).any() else None,
         pace=block[col.FACTOR].copy() if (block[col.FACTOR] != 1.0).any() else None,
-        held=np.where(block[col.KV_CAPACITY] > 0.0, block[col.KV_USAGE] * block[col.KV_CAPACITY], block[col.CONTEXT]),
-        tight=bool((block[col.KV_USAGE] > _TIGHT).any()),
+        held=_held(block, trust, total),
+        tight=bool((block[col.KV_USAGE] * trust > _TIGHT).any()),
     )
+
+
+def _held(block: Floats, trust: Floats, total: float) -> Floats:
+    ours = np.maximum(block[col.CONTEXT] - block[col.SINCE_TOKENS], 0.0)
+    capacity, usage = block[col.KV_CAPACITY], block[col.KV_USAGE]
+    typical = float(trust @ usage) / total if total > 0.0 else 0.0
+    out = np.maximum(ours, typical * capacity)
+    out += trust * (usage * capacity - out)
+    return np.where(capacity > 0.0, out, ours)
 
 
 def _crowd(block: Floats, trust: Floats) -> float:

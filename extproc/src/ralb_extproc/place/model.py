@@ -16,7 +16,7 @@ May not enter: pods (one that is slower than its peers has a factor of its own, 
 """
 
 from dataclasses import dataclass
-from math import exp, log
+from math import exp, isfinite, log
 from typing import Final
 
 import numpy as np
@@ -27,8 +27,13 @@ _DECAY: Final = 0.995
 _EVERY: Final = 8  # samples between two solutions
 _SURPRISE: Final = 4.0  # a sample counts as at most so many times what was expected, and at least that fraction
 _RATE: Final = 0.02  # of running means
+_RIDGE: Final = 1e-9
 _MOST_REQUESTS: Final = 1e5
-_MOST_TOKENS: Final = 1e9
+_MOST_TOKENS: Final = 1e7
+_MOST_SECONDS: Final = 1e6
+_MOST: Final = 1e8  # of a feature; more is no sample
+_LEAST_SECONDS: Final = 1e-4  # by which surprise is judged where nothing is expected
+_TAKEN_OUT: Final = 0.9  # of what a pod's factor explains, from the mean surprise: drawn to factors around 1
 # Units of the features, so that coefficients are of one size: requests, tokens of context, tokens, tokens squared.
 _REQUESTS: Final = 1e-2
 _CONTEXT: Final = 1e-5
@@ -63,8 +68,10 @@ class Fit:
         return float(self.w @ x)
 
     def learn(self, x: Floats, y: float) -> bool:
-        """Take in a sample; returns whether ``w`` is new."""
-        expected = self.expect(x)
+        """Take in a sample, x and y at least 0; returns whether ``w`` is new. One that cannot be is passed over."""
+        if not (isfinite(y) and y >= 0.0 and bool(((x >= 0.0) & (x <= _MOST)).all())):
+            return False
+        expected = max(self.expect(x), _LEAST_SECONDS)
         y = min(max(y, expected / _SURPRISE), expected * _SURPRISE)
         weight = (_NOISE_FLOOR + _NOISE * max(expected, y)) ** -2.0
         self._squares *= _DECAY
@@ -75,11 +82,15 @@ class Fit:
         if self._since < _EVERY:
             return False
         self._since = 0
-        self.w = self._solve()
+        found = self._solve()
+        if not np.isfinite(found).all():
+            return False
+        self.w = found
         return True
 
     def _solve(self) -> Floats:
-        squares = self._squares + np.diag(self._precision)
+        # The little on the diagonal keeps samples that are all alike, and huge, from leaving nothing to solve.
+        squares = self._squares + np.diag(self._precision + _RIDGE * np.diag(self._squares))
         products = self._products + self._precision * self._prior
         free = np.ones(len(products), dtype=np.bool_)
         out: Floats = np.zeros(len(products))
@@ -138,7 +149,7 @@ class SpeedModel:
         self.duration = 10.0
         self.cached = 0.0
         self.computed = 1.0
-        self._drift = 0.0  # mean surprise of all pods: no pod's own
+        self._drift = 0.0  # mean surprise of all pods, beyond what their factors explain: no pod's own
         self._unpack()
 
     def _unpack(self) -> None:
@@ -172,8 +183,9 @@ class SpeedModel:
 
     def placed(self, uncached: float, prefill: float) -> None:
         """Note that a request was placed; tokens, and seconds of its prefill."""
-        self.uncached += _RATE * (uncached - self.uncached)
-        self.prefill += _RATE * (prefill - self.prefill)
+        if 0.0 <= uncached <= _MOST_TOKENS and 0.0 <= prefill <= _MOST_SECONDS:
+            self.uncached += _RATE * (uncached - self.uncached)
+            self.prefill += _RATE * (prefill - self.prefill)
 
     def served(
         self, note: Note, requests: float, ttft: float | None, duration: float, output: float, cached: float | None
@@ -191,8 +203,15 @@ class SpeedModel:
         Returns:
             How many times as long per token as expected of any pod of the pool it took; None if that cannot be told.
         """
-        prompt = min(note.cached + note.uncached, _MOST_TOKENS)
-        found = min(note.cached if cached is None else cached, prompt)
+        prompt, found = note.cached + note.uncached, note.cached if cached is None else cached
+        if not (
+            0.0 <= prompt <= _MOST_TOKENS
+            and found >= 0.0
+            and 0.0 < duration <= _MOST_SECONDS
+            and 0.0 <= output <= _MOST_TOKENS
+        ):
+            return None
+        found = min(found, prompt)
         self.cached += found - _RATE * 0.05 * self.cached
         self.computed += prompt - found - _RATE * 0.05 * self.computed
         self.computed = max(self.computed, 1.0)
@@ -213,6 +232,7 @@ class SpeedModel:
             x = np.array([1.0, 0.5 * (load + min(requests, _MOST_REQUESTS) * _REQUESTS), context])
             surprise = log(max(seconds, 1e-6) / max(self._itl.expect(x), 1e-6))
             ratio = exp(surprise - self._drift)
+            surprise -= _TAKEN_OUT * log(note.factor)
             self._drift += _RATE * (min(max(surprise, -1.0), 1.0) - self._drift)
             fresh = self._itl.learn(x, seconds / note.factor) or fresh
         if fresh:

@@ -94,7 +94,9 @@ def _room(scene: Scene, context: Floats) -> Floats:
     block, model = scene.block, scene.model
     tokens = float(scene.ask.input_tokens)
     capacity = block[col.KV_CAPACITY]
-    need = block[col.WAITING] * model.uncached + (tokens if scene.hits is None else tokens - scene.hits)
+    need = scene.steady.trust * block[col.WAITING] * model.uncached + (
+        tokens if scene.hits is None else tokens - scene.hits
+    )
     lacking = np.maximum(need + context - capacity, 0.0)
     out: Floats = np.where(capacity > 0.0, lacking * model.duration / np.maximum(context, 1.0), 0.0)
     return out
