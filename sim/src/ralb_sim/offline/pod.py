@@ -79,6 +79,7 @@ class SimPod:
         decodes: sequences that decode.
         context: tokens computed of those.
         step: steps done.
+        flights: how often it began a step or a leap; while that stands still, only the end of ``waiting`` changes.
     """
 
     def __init__(self, profile: Profile, block_tokens: int) -> None:
@@ -96,6 +97,7 @@ class SimPod:
         self.decodes = 0
         self.context = 0
         self.step = 0
+        self.flights = 0
         # The flight: `_steps` steps since `_start`, one only if there are chunks; the first takes `_base` seconds and does
         # `_effort` of work, each one after it `_growth` more of both.
         self._start = 0.0
@@ -212,6 +214,7 @@ class SimPod:
 
     def _begin(self, now: float) -> None:
         kv, profile = self.kv, self.profile
+        self.flights += 1
         preempted = False
         while self.decodes > kv.free:
             self._preempt(now)

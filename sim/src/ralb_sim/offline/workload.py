@@ -2,7 +2,8 @@
 
 A rate other than the trace's own is reached by scaling time. Where requests come in sessions, that alone would only make the
 same few clients faster, so a fleet of more than 8 pods is given copies of the trace, one per 8 pods: their own sessions and
-private blocks, each begun at another place. Blocks that several sessions share (a common system prompt) stay shared.
+private blocks, each begun at another place. Blocks that several sessions share (a common system prompt) stay shared; sub-agents,
+``session/a1``, count as their session here.
 """
 
 import sys
@@ -90,14 +91,15 @@ def _tails(rows: list[Row], block_tokens: int) -> list[Sequence[int]]:
 def _copies(rows: list[Row], copies: int) -> list[Row]:
     if copies == 1:
         return rows
-    users: dict[int, str] = {}
+    users: dict[int, str | int] = {}
     shared: set[int] = set()
-    for row in rows:
+    for index, row in enumerate(rows):
+        user = row.session.partition("/")[0] if row.session else index
         for block in row.blocks:
-            if users.setdefault(block, row.session) != row.session:
+            if users.setdefault(block, user) != user:
                 shared.add(block)
     span = rows[-1].t - rows[0].t + 1e-3
-    highest = max(users, default=0) + 1
+    width = max(users, default=0) - min(users, default=0) + 1
     out: list[Row] = []
     for copy in range(copies):
         begin = rows[0].t + span * copy / copies
@@ -108,7 +110,7 @@ def _copies(rows: list[Row], copies: int) -> list[Row]:
             session = f"{row.session}#{copy}{'b' if late else ''}" if row.session else ""
             blocks = row.blocks
             if copy:
-                offset = highest * copy
+                offset = width * copy
                 blocks = tuple(block if block in shared else block + offset for block in blocks)
             out.append(Row(t, session, row.input, row.output, blocks, row.reasoning))
     out.sort(key=lambda row: row.t)

@@ -90,7 +90,6 @@ class Play:
         warmup: share of the requests that is not measured.
         events: what happens to pods.
         feedback_s: after how long a replica learns how a request went.
-        jitter: up to how many mean gaps a request comes later than the trace says, so that seeds differ in who meets whom.
     """
 
     seed: int = 1
@@ -102,7 +101,6 @@ class Play:
     warmup: float = 0.2
     events: Sequence[Event] = field(default=())
     feedback_s: float = 0.05
-    jitter: float = 1.0
 
 
 class World:
