@@ -7,7 +7,8 @@ Real Envoy and processor place a steady load on `ralb-sim` pods with ReasoningAw
 - ``stuck``: works well, but its metrics page does not change any more.
 
 A scenario has a gateway and pods of its own. A pod's share is that of requests placed on it first, whether or not they were then
-retried elsewhere. Prompts are of different lengths; some begin with one of a few documents, so that caches matter.
+retried elsewhere. A stream that flows when its pod dies is broken: nobody can repeat what the client already has. Prompts are of
+different lengths; some begin with one of a few documents, so that caches matter.
 
     make bench-faults [BENCH_ARGS="--scenarios slow,errors --pods 6 --rate 36 --before 20 --ill 40 --after 40"]
 """
@@ -32,7 +33,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 from faults_plot import Health, draw
-from live import Meter, Shot, asked, fleet, gateway, pod_table, serving, shoot, wait_until
+from live import Meter, Shot, asked, fleet, gateway, pod_table, serving, shoot, wait_until, warning
 from pieces import NATURAL, chat, text
 from shares import Judgement, judge, share
 
@@ -59,6 +60,7 @@ class Outcome:
         times / pods: when each request was placed, and on which pod first; -1 = not known.
         health: what the processor said of the ill pod.
         shots: what the client saw.
+        cpu: share of the machine that we used, and everybody.
     """
 
     scenario: str
@@ -70,7 +72,7 @@ class Outcome:
     health: list[Health] = field(default_factory=list)
     shots: list[tuple[float, Shot]] = field(default_factory=list)
     retried: int = 0
-    cpu: float = 0.0
+    cpu: tuple[float, float] = (0.0, 0.0)
 
 
 class Load:
@@ -146,7 +148,7 @@ async def scenario(args: argparse.Namespace, name: str) -> Outcome:
                 for task in (sending, watching):
                     task.cancel()
                 await asyncio.gather(sending, watching, return_exceptions=True)
-        out.cpu = meter.share()
+        out.cpu = meter.shares()
         out.shots = load.shots
         known = {shot.decision for _, shot in load.shots if shot.decision}
         placed = [row for row in stack.records() if row["id"] in known and "placement" in row]
@@ -193,7 +195,8 @@ def verdict(out: Outcome, pods: int) -> tuple[Judgement, dict[str, Any]]:
         phases["ill"], phases["after"] = (out.onset, out.onset + 10.0), (out.onset + 10.0, out.end)
     seen = {
         "requests": len(out.shots),
-        "errors": sum(not shot.good for _, shot in out.shots),
+        "errors": sum(not shot.good and not shot.broken for _, shot in out.shots),
+        "broken": sum(shot.broken for _, shot in out.shots),
         "statuses": dict(Counter(str(shot.status) for _, shot in out.shots if not shot.good)),
         "retried": out.retried,
         "share_before": share(times, where == 0, *phases["before"], pods),
@@ -220,26 +223,40 @@ def states(health: Sequence[Health]) -> list[tuple[float, str]]:
     return found
 
 
-def line(out: Outcome, judged: Judgement, seen: dict[str, Any]) -> str:
-    """A row of the table."""
+def cells(out: Outcome, judged: Judgement, seen: dict[str, Any]) -> dict[str, str]:
+    """A row of the table, by column."""
 
     def seconds(value: float | None) -> str:
         return "never" if value is None else f"{value:.1f} s"
 
-    ttft = " / ".join(f"{1000 * seen['ttft'][phase].get('p90', math.nan):.0f}" for phase in ("before", "ill", "after"))
-    return (
-        f"{out.scenario:>8} {seen['share_before']:>7.2f} {seconds(judged.fell_after):>8} {judged.share_ill:>6.2f} "
-        f"{judged.floor:>6.2f} {judged.peak:>6.2f} {seconds(judged.recovered_after):>10} {judged.share_after:>6.2f} "
-        f"{judged.oscillations:>6} {seen['errors']:>4} of {seen['requests']:<5} {seen['retried']:>7} {ttft:>18} {out.cpu:>5.0%}"
-    )
+    return {
+        "pod": out.scenario,
+        "before": f"{seen['share_before']:.2f}",
+        "below half after": seconds(judged.fell_after),
+        "while ill": f"{judged.share_ill:.2f}",
+        "least": f"{judged.floor:.2f}",
+        "most": f"{judged.peak:.2f}",
+        "at 0.8 after": seconds(judged.recovered_after),
+        "at the end": f"{judged.share_after:.2f}",
+        "oscillations": str(judged.oscillations),
+        "client errors": str(seen["errors"]),
+        "broken": str(seen["broken"]),
+        "retried": f"{seen['retried']} of {seen['requests']}",
+        "TTFT p90 before/ill/after ms": " / ".join(
+            f"{1000 * seen['ttft'][phase].get('p90', math.nan):.0f}" for phase in ("before", "ill", "after")
+        ),
+        "CPU ours/all": f"{out.cpu[0]:.0%}/{out.cpu[1]:.0%}",
+    }
 
 
-HEADER = (
-    f"{'':>8} {'share':>7} {'below':>8} {'while':>6} {'least':>6} {'most':>6} {'back at':>10} {'at the':>6} "
-    f"{'oscil-':>6} {'client':>13} {'':>7} {'TTFT p90 ms':>18}\n"
-    f"{'pod':>8} {'before':>7} {'half':>8} {'ill':>6} {'':>6} {'':>6} {'0.8':>10} {'end':>6} "
-    f"{'lations':>6} {'errors':>13} {'retried':>7} {'before/ill/after':>18} {'CPU':>5}"
-)
+def row(found: dict[str, str]) -> str:
+    """The values below their columns."""
+    return "  ".join(f"{value:>{max(len(name), 7)}}" for name, value in found.items())
+
+
+def head(found: dict[str, str]) -> str:
+    """The columns."""
+    return row({name: name for name in found})
 
 
 def main() -> int:
@@ -256,7 +273,7 @@ def main() -> int:
     add("--shared", type=float, default=0.3, help="share of the prompts that begin with one of a few documents")
     add("--before", type=float, default=20.0, help="seconds")
     add("--ill", type=float, default=40.0, help="seconds")
-    add("--after", type=float, default=40.0, help="seconds")
+    add("--after", type=float, default=60.0, help="seconds")
     add("--seed", type=int, default=1)
     add("--out", type=Path, default=Path("bench/results/faults.json"), help="plots are written beside it")
     args = parser.parse_args()
@@ -267,13 +284,17 @@ def main() -> int:
     print(
         f"{args.pods} x {args.profile}, {args.rate:g} requests/s; shares in fair shares (1 = 1/{args.pods} of the traffic)"
     )
-    print(HEADER)
     results, errors = {}, 0
     for name in args.scenarios:
         out = asyncio.run(scenario(args, name))
         judged, seen = verdict(out, args.pods)
-        errors += seen["errors"]
-        print(line(out, judged, seen), flush=True)
+        errors += seen["errors"] + (seen["broken"] if name != "restart" else 0)
+        shown = cells(out, judged, seen)
+        if not results:
+            print(head(shown))
+        print(row(shown), flush=True)
+        if said := warning(*out.cpu):
+            print(f"{'':>8} {said}")
         picture = args.out.with_name(f"{args.out.stem}_{name}.png")
         draw(
             picture, name, np.array(out.times), np.array(out.pods), args.pods, out.health, out.onset, out.cure, out.end

@@ -165,11 +165,13 @@ class Meter:
         self._stack = stack
         self._began = time.monotonic()
         self._before = self._used()
+        self._machine = _machine()
 
-    def share(self) -> float:
-        """Share of the whole machine, 0 to 1; processes that ended meanwhile are left out."""
+    def shares(self) -> tuple[float, float]:
+        """Shares of the whole machine, 0 to 1: ours, without processes that ended meanwhile, and everybody's."""
         used = sum(seconds - self._before.get(pid, 0.0) for pid, seconds in self._used().items())
-        return used / max(time.monotonic() - self._began, 1e-9) / (os.cpu_count() or 1)
+        busy, total = (now - before for now, before in zip(_machine(), self._machine, strict=True))
+        return used / max(time.monotonic() - self._began, 1e-9) / (os.cpu_count() or 1), busy / max(total, 1e-9)
 
     def _used(self) -> dict[int, float]:
         found = {}
@@ -180,3 +182,20 @@ class Meter:
                 continue
             found[pid] = (int(fields[11]) + int(fields[12])) / _TICK
         return found
+
+
+def _machine() -> tuple[float, float]:
+    """Busy and all ticks of the machine so far."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
+
+
+def warning(ours: float, everybody: float) -> str:
+    """What to say of figures taken on a machine that was so busy; "" = nothing."""
+    if ours > 0.6:
+        return (
+            f"Up to {ours:.0%} of the machine was used: pods may have been slower than they should; raise --time-scale."
+        )
+    if everybody > 0.85:
+        return f"The machine was {everybody:.0%} busy, mostly with something else: these figures say little."
+    return ""

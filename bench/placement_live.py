@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from live import Meter, Shot, asked, fleet, gateway, serving, shoot
+from live import Meter, Shot, asked, fleet, gateway, serving, shoot, warning
 from ordering import rank_correlation, told_apart
 from pieces import MIN_ANSWER, NATURAL, body, chat, piece
 
@@ -79,6 +79,7 @@ class Side:
 
     figures: list[Figures] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
+    machine: list[float] = field(default_factory=list)
     late: int = 0
     errors: int = 0
 
@@ -202,7 +203,9 @@ async def turn(plan: Plan, stack: Any, strategy: str, number: int, side: Side) -
     player = Player(plan, stack.url, bodies)
     meter = Meter(stack)
     await player.play(limit=120.0)
-    side.cpu.append(meter.share())
+    cpu, machine = meter.shares()
+    side.cpu.append(cpu)
+    side.machine.append(machine)
     side.late += player.late
     side.errors += sum(not shot.good for shot in player.shots)
     wrong = [shot for shot, job in zip(player.shots, plan.jobs, strict=True) if shot.good and shot.output != job.output]
@@ -259,7 +262,7 @@ def progress(repeat: int, strategy: str, here: Side, there: Side) -> str:
     one, other = here.figures[-1], there.figures[-1]
     return (
         f"  {repeat + 1} {strategy:>16}: live TTFT {one.ttft_mean:.3f} s, offline {other.ttft_mean:.3f} s; "
-        f"CPU {here.cpu[-1]:.0%} of the machine"
+        f"CPU {here.cpu[-1]:.0%} of the machine, with others {here.machine[-1]:.0%}"
     )
 
 
@@ -339,11 +342,8 @@ def main() -> int:
     print(f"\nSimulated seconds; objective: TTFT {plan.slo.ttft_s:.2f} s, TPOT {plan.slo.tpot_s * 1000:.0f} ms\n")
     print(table(lives, simulated))
     print(f"\n{summary(compared)}")
-    cpu = max(max(side.cpu) for side in lives.values())
-    if cpu > 0.6:
-        print(
-            f"\nUp to {cpu:.0%} of the machine was used: pods may have been slower than they should. Raise --time-scale."
-        )
+    if said := warning(*(max(max(getattr(side, kind)) for side in lives.values()) for kind in ("cpu", "machine"))):
+        print(f"\n{said}")
     facts = {"machine": platform.processor() or platform.machine(), "cpus": os.cpu_count(), "time": time.time()}
     shown = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
     result = {
