@@ -209,6 +209,7 @@ class SpeedModel:
             and found >= 0.0
             and 0.0 < duration <= _MOST_SECONDS
             and 0.0 <= output <= _MOST_TOKENS
+            and isfinite(note.requests + note.context + note.wait + requests)
         ):
             return None
         found = min(found, prompt)
