@@ -52,7 +52,7 @@ class Clock:
             uncached=uncached,
             wait=max(0.0, float(data[col.FREE_AT, slot]) - now),
             factor=float(data[col.FACTOR, slot]),
-            clear=data[col.WAITING, slot] == 0.0 and (not capacity or context < _FULL * capacity),
+            clear=bool(data[col.WAITING, slot] == 0.0) and (not capacity or context < _FULL * capacity),
         )
 
     def placed(self, data: Floats, slot: int, note: Note, model: SpeedModel, now: float) -> None:
