@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ralb.v1.snapshot_pb2 import Balancing
+from ralb.v1.snapshot_pb2 import Balancing, Model
 from ralb_extproc.place import Ask, Dice, Order, PodSample, PodTable, Served, charge, place, pool_of
 from ralb_extproc.place.strategy import Strategy
 
@@ -15,8 +15,18 @@ ASK = Ask(input_tokens=1000, output_tokens=100)
 class OnePool:
     """Pods ``10.0.0.<i>:80`` of a pool; time stands still unless ``now`` is moved."""
 
-    def __init__(self, strategy: str, count: int, *, seed: int = 7, cap: int = 0, **settings: object) -> None:
+    def __init__(
+        self,
+        strategy: str,
+        count: int,
+        *,
+        seed: int = 7,
+        cap: int = 0,
+        adapters: Iterable[str] = (),
+        **settings: object,
+    ) -> None:
         self.balancing = Balancing(strategy=strategy, **settings)  # type: ignore[arg-type]
+        self.model = Model(name="m", adapters=adapters)
         self.cap = cap
         self.table = PodTable()
         self.dice = Dice(seed)
@@ -28,7 +38,8 @@ class OnePool:
     def have(self, numbers: Iterable[int]) -> None:
         """The pods there are from now on."""
         addresses = [address(number) for number in numbers]
-        pool = pool_of(POOL, addresses, balancing=self.balancing, concurrency_per_replica=self.cap)
+        said = {"balancing": self.balancing, "model": self.model, "concurrency_per_replica": self.cap}
+        pool = pool_of(POOL, addresses, **said)
         self.table.update([pool], self.now)
 
     def slot(self, number: int) -> int:

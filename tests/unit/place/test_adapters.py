@@ -57,7 +57,7 @@ def test_names_that_the_pool_does_not_have_are_not_kept():
     pods = table()
     say(pods, 0, 1.0, "bogus", *(f"x{i}" for i in range(60)), room=64)
     assert held(pods, "bogus") is None
-    assert pods._residency._held == {}
+    assert pods._facts.residency._held == {}
 
 
 def test_pods_that_go_and_come_and_narrowed_views():

@@ -121,18 +121,17 @@ class Ward:
         self.state: Floats = np.repeat(_INITIAL[:, np.newaxis], slots, axis=1)
         self._pools: dict[str, _Pool] = {}
 
-    def grow(self, slots: int) -> None:
-        """So many more slots."""
-        self.state = np.concatenate([self.state, np.repeat(_INITIAL[:, np.newaxis], slots, axis=1)], axis=1)
-
     def reset(self, slot: int) -> None:
         """The slot is another pod's, or nobody's."""
         self.state[:, slot] = _INITIAL
         for known in self._pools.values():
             known.forget(slot)
 
-    def follow(self, rules: dict[str, Rules]) -> None:
-        """The pools there are."""
+    def follow(self, rules: dict[str, Rules], slots: int) -> None:
+        """The pools there are, and how many slots."""
+        more = slots - self.state.shape[1]
+        if more > 0:
+            self.state = np.concatenate([self.state, np.repeat(_INITIAL[:, np.newaxis], more, axis=1)], axis=1)
         kept = {}
         for pool, said in rules.items():
             known = kept[pool] = self._pools.get(pool) or _Pool(said)

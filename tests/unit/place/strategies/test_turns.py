@@ -1,6 +1,5 @@
 from itertools import pairwise
 
-import numpy as np
 import pytest
 from support_strategies import OnePool
 
@@ -84,8 +83,9 @@ class TestWeightedRoundRobin:
         assert pool.shares(100) == {0: 50, 1: 50}
 
     def test_adapters_go_where_they_are(self):
-        pool = OnePool("WEIGHTED_ROUND_ROBIN", 2)
-        pool.table.adapters = lambda view, name: _only(view, "10.0.0.1:80") if name == "there" else None
+        pool = OnePool("WEIGHTED_ROUND_ROBIN", 2, adapters=("there",))
+        pool.say(0)
+        pool.say(1, adapters=("there",))
         shares = pool.shares(300, adapter="there")
         assert shares[1] == pytest.approx(200, abs=2)
         assert pool.shares(100, adapter="nowhere") == {0: 50, 1: 50}
@@ -106,7 +106,3 @@ class TestWeightedRoundRobin:
         slow = pool.shares(100)[1]
         pool.now += 300.0
         assert slow < 30 < pool.shares(100)[1]
-
-
-def _only(view, address):
-    return np.array([each == address for each in view.addresses])
