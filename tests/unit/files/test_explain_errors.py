@@ -7,9 +7,10 @@ import pytest
 from pydantic import BaseModel, Field, ValidationError
 
 from ralb_api.objects import KINDS, ModelPool
-from ralb_operator.explain_errors import _EXPLAINERS, Finding, close_to, dotted, explain, listed, shown
+from ralb_operator.explain_errors import _EXPLAINERS, Finding, explain
 
-ENGINES = "vLLM, SGLang, Generic"
+POOL_FIELDS = "model, backend, cost, balancing, role, disaggregation, speculative, labels"
+ENGINES = "vLLM, SGLang, TensorRTLLM, Generic"
 POOL_LABELS = (
     "labels describe the pool, such as its region or what data it may see, for a Tenant's compliance.poolLabels to choose by. "
     "Empty, the default, means none."
@@ -43,7 +44,7 @@ CASES: list[tuple[str, str, object, Finding]] = [
         Finding(
             "spec.backend.pods.prot",
             "unknown field",
-            "did you mean port? allowed here: selector, port, engine, metricsPath",
+            "did you mean port? allowed here: selector, port, engine, metricsPath, kvEvents",
         ),
     ),
     (
@@ -53,7 +54,7 @@ CASES: list[tuple[str, str, object, Finding]] = [
         Finding(
             "spec.backend.pods.metrics_path",
             "unknown field",
-            "did you mean metricsPath? allowed here: selector, port, engine, metricsPath",
+            "did you mean metricsPath? allowed here: selector, port, engine, metricsPath, kvEvents",
         ),
     ),
     (
@@ -63,7 +64,7 @@ CASES: list[tuple[str, str, object, Finding]] = [
         Finding(
             "spec.slowStart",
             "unknown field",
-            "slowStart belongs into spec.balancing; allowed here: model, backend, cost, balancing, labels",
+            f"slowStart belongs into spec.balancing; allowed here: {POOL_FIELDS}",
         ),
     ),
     (
@@ -80,7 +81,11 @@ CASES: list[tuple[str, str, object, Finding]] = [
         "extra_forbidden, nothing near",
         "ModelPool",
         pool(xyzzy=1),
-        Finding("spec.xyzzy", "unknown field", "allowed here: model, backend, cost, balancing, labels"),
+        Finding(
+            "spec.xyzzy",
+            "unknown field",
+            f"allowed here: {POOL_FIELDS}",
+        ),
     ),
     (
         "missing",
@@ -175,7 +180,8 @@ CASES: list[tuple[str, str, object, Finding]] = [
         Finding(
             "spec.pools[0].weight",
             "must be a whole number, not 0.5",
-            "weight is the pool's share among the pools of the same priority. 0 keeps it for failover only. Defaults to 1.",
+            "weight is the pool's share among the pools of the same priority, as it is or times what the pool can do: see "
+            "weights. 0 keeps it for failover only. Defaults to 1.",
         ),
     ),
     (
@@ -214,7 +220,8 @@ CASES: list[tuple[str, str, object, Finding]] = [
         Finding(
             "spec.backend.pods.metricsPath",
             "must have 1 to 512 characters, has 601",
-            "metricsPath is where on the serving port the metrics are. Defaults to /metrics.",
+            "metricsPath is where on the serving port the metrics are; trtllm-serve has them at /prometheus/metrics. "
+            "Defaults to /metrics.",
         ),
     ),
     (
@@ -298,8 +305,8 @@ CASES: list[tuple[str, str, object, Finding]] = [
         Finding(
             "spec.backend.pods.engine",
             f"must be one of {ENGINES}, not 3",
-            "engine says which metrics the replicas publish: vLLM, SGLang, or Generic for none (placement then goes by what the "
-            "gateway itself has in flight). Defaults to vLLM.",
+            "engine says which metrics the replicas publish: vLLM, SGLang, TensorRTLLM (trtllm-serve, or Triton with that "
+            "backend), or Generic for none (placement then goes by what the gateway itself has in flight). Defaults to vLLM.",
         ),
     ),
     (
@@ -378,45 +385,3 @@ def test_the_table_has_only_real_error_types() -> None:
 
     known: set[Any] = set(get_args(ErrorType)) | {"constraint"}
     assert set(_EXPLAINERS) <= known
-
-
-@pytest.mark.parametrize(
-    ("path", "text"),
-    [
-        ((), ""),
-        (("spec", "rules", 2, "when", "complexity", "min"), "spec.rules[2].when.complexity.min"),
-        (("a", "app.kubernetes.io/name"), "a[app.kubernetes.io/name]"),
-        (("a", "x\ny"), "a[x\\ny]"),
-        ((0, "a"), "[0].a"),
-    ],
-)
-def test_dotted(path: tuple[str | int, ...], text: str) -> None:
-    assert dotted(path) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        ("a\x1b[31m\n", '"a\\u001b[31m\\n"'),
-        ("x" * 5000, '"' + "x" * 59 + "..."),
-        (None, "empty"),
-        (True, "true"),
-        (2.5, "2.5"),
-        ({"a": 1}, "a mapping"),
-        ([1], "a list"),
-        (10**50, "a huge number"),
-    ],
-)
-def test_shown(value: object, text: str) -> None:
-    assert shown(value) == text
-
-
-def test_close_to() -> None:
-    names = ["contextWindow", "name"]
-    assert close_to("context-window", names) == "contextWindow"
-    assert close_to("nmae", names) == "name"
-    assert close_to("q" * 10_000, names) == ""
-
-
-def test_listed_is_cut() -> None:
-    assert listed([str(i) for i in range(30)]).endswith("22, 23 and 6 more")
