@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from ralb.v1 import snapshot_pb2 as pb
-from ralb_extproc.feedback import Failure, Learner, Outcome
-from ralb_extproc.place import Ask, Dice, PodSample, PodTable, Prefix, charge, place, pool_of
+from ralb_extproc.feedback import Lengths
+from ralb_extproc.place import Ask, Dice, PodSample, PodTable, Prefix, charge, place, pool_of, settle
 from ralb_sim.offline.policy import Done, Page, PolicyFactory, Setting, Work
 
 _POOL: Final = "sim/pool"
@@ -28,9 +28,7 @@ class Placement:
     def __init__(self, setting: Setting, strategy: int) -> None:
         self._pods = PodTable(settle=0.0)  # simulated requests are on the pod at once
         self._dice = Dice(setting.rng.getrandbits(32))
-        self._now = 0.0
-        self._learner = Learner(self._pods, clock=lambda: self._now)
-        self._first: dict[str, str] = {}  # request -> the pod it was placed on
+        self._lengths = Lengths()
         self._balancing = pb.Balancing(strategy=strategy)  # type: ignore[arg-type]
         self._addresses = [f"10.{pod >> 16}.{pod >> 8 & 255}.{pod & 255}:8000" for pod in range(setting.pods)]
         self._number = {address: pod for pod, address in enumerate(self._addresses)}
@@ -56,11 +54,10 @@ class Placement:
     def place(self, work: Work, now: float) -> Sequence[int]:
         """See ``Policy``."""
         prefix = Prefix(tuple(work.blocks), work.input_tokens, self._bounds)
-        expected = self._learner.lengths.expected_output(_POOL, "", work.max_output)
+        expected = self._lengths.expected_output(_POOL, limit=work.max_output)
         ask = Ask(work.input_tokens, expected, prefix, session=work.session)
         order = place(self._pods, _POOL, ask, now, self._dice)
         charge(self._pods, _POOL, work.id, order, ask, now)
-        self._first[work.id] = order.addresses[0]
         return [self._number[address] for address in order.addresses]
 
     def first_token(self, request: str, now: float) -> None:
@@ -68,21 +65,19 @@ class Placement:
 
     def finished(self, done: Done, now: float) -> None:
         """See ``Policy``."""
-        self._now = now
-        address = self._addresses[done.pod] if done.pod >= 0 else ""
-        first = self._first.pop(done.id, "")
-        self._learner.learn(
-            Outcome(
-                decision_id=done.id,
-                status=200 if done.ok else 503,
-                attempts=1 if address == first else 2,
-                upstream=address,
-                failure=Failure.NONE if done.ok else Failure.STATUS,
-                ttft=done.ttft if done.ok else None,
-                duration=done.duration,
-                output_tokens=done.output_tokens,
-                cached_tokens=done.cached_tokens,
-            )
+        if done.ok:
+            self._lengths.learn(_POOL, "", stream=True, output_tokens=done.output_tokens, response_bytes=0)
+        settle(
+            self._pods,
+            done.id,
+            now,
+            ok=done.ok,
+            tries=done.attempts,
+            address=self._addresses[done.pod] if done.pod >= 0 else "",
+            ttft=done.ttft,
+            duration=done.duration,
+            output_tokens=done.output_tokens,
+            cached_tokens=done.cached_tokens,
         )
 
 

@@ -17,14 +17,14 @@ from ralb_extproc.place import Ask, Dice, NowhereError, PodTable, commit, place_
 from ralb_extproc.place.disaggregate import charge, fall_back, hand_over
 from ralb_extproc.plan import plan
 from ralb_extproc.prefill.body import splittable
-from ralb_extproc.request import PATHS, parse
+from ralb_extproc.request import PATHS, parse, session_of
 from ralb_extproc.request.tokens import estimate_json
 from ralb_extproc.table import RoutingTable
 from ralb_extproc.types import Candidate, Handoff, HandoffReason, Plan, Request, Understanding
 from ralb_extproc.understand import Understander
 
-# (pool id, intent) -> expected answer tokens
-ExpectedOutput = Callable[[str, str], int]
+# (pool id, intent, effort, adapter) -> expected answer tokens
+ExpectedOutput = Callable[[str, str, str, str], int]
 
 NOT_READY = ClientError(
     503, Code.NOT_READY, "The gateway has no configuration yet; try again in a moment.", headers=(("retry-after", "1"),)
@@ -115,7 +115,9 @@ class Router:
         planned = clock()
         stages["plan"] = planned - understood
         first = chosen.candidates[0]
-        ask = self._ask(table, request, understanding.intent, first.pool, first.model, chosen.output_cap)
+        ask = self._ask(
+            table, request, understanding.intent, first.pool, first.model, chosen.output_cap, chosen.reasoning_effort
+        )
         now = time.monotonic()
         try:
             placement = place_plan(table, self.pods, chosen, ask, now, self._dice, self._max_attempts)
@@ -199,10 +201,11 @@ class Router:
             start = clock()
             stages["understand"] = start - parsed
             model, intent = request.model, understanding.intent
-            ask = replace(self._ask(table, request, intent, pool, model, 0), only=only)
+            ask = replace(self._ask(table, request, intent, pool, model), only=only)
         else:
             tokens = estimate_json(body) if body and body[:1] in b"{[" else 0
-            ask = Ask(input_tokens=tokens, only=only, headers=headers)
+            expected = self._expected_output(pool, "", "", "")
+            ask = Ask(tokens, expected, only=only, session=session_of(headers), headers=headers)
         chosen = decision.plan = Plan("", "", "", "", (Candidate(pool, model, "", 0, 1),))
         now = time.monotonic()
         try:
@@ -217,16 +220,22 @@ class Router:
         commit(self.pods, decision.id, placement, chosen, ask, now)
         stages["place"] = clock() - start
 
-    def _ask(self, table: RoutingTable, request: Request, intent: str, pool: str, model: str, cap: int) -> Ask:
+    def _ask(
+        self, table: RoutingTable, request: Request, intent: str, pool: str, model: str, cap: int = 0, effort: str = ""
+    ) -> Ask:
+        """``cap`` and ``effort`` are the plan's, for requests that do not say themselves."""
         limits = [limit for limit in (request.max_output, cap) if limit]
-        expected = min([self._expected_output(pool, intent), *limits])
+        effort = request.reasoning_effort or effort
+        adapter = model if pool in table.pools and model in table.pools[pool].model.adapters else ""
+        expected = min([self._expected_output(pool, intent, effort, adapter), *limits])
         return Ask(
             input_tokens=request.input_tokens,
             output_tokens=expected * request.choices,
             prefix=prefix_of(request),
             intent=intent,
+            effort=effort,
             stream=request.stream,
             session=request.session,
-            adapter=model if pool in table.pools and model in table.pools[pool].model.adapters else "",
+            adapter=adapter,
             headers=request.headers,
         )

@@ -1,7 +1,7 @@
 """What an outcome changes: load released, failures blamed, prefill speed, prefix trust and answer lengths corrected.
 
-Blame is by position: the access log tells how many tries were made and who made the last one, the ledger who was planned for
-each. All tries before the last failed. A client that went away proves nothing about the pod.
+Here is what only an access log tells; ``place.ending`` has what any end of a request does. A client that went away proves nothing
+about the pod.
 """
 
 import time
@@ -11,10 +11,9 @@ from typing import Final
 
 from ralb_extproc.feedback.lengths import Lengths
 from ralb_extproc.feedback.outcome import POD_FAILURES, Failure, Outcome
-from ralb_extproc.place import Flight, PodTable, Served
-from ralb_extproc.place.flow import work_of
+from ralb_extproc.place import Flight, PodTable
+from ralb_extproc.place.ending import Answer, blame_earlier, teach, tried_last
 
-_MIN_HIT_TOKENS: Final = 64
 _TOO_MANY: Final = 429
 _UNAVAILABLE: Final = 503
 
@@ -92,14 +91,14 @@ class Learner:
             self.unknown += 1
             self._settled(Settled(outcome, endpoint=outcome.upstream))
             return
-        served, slot = self._served(outcome, flight)
-        self._blame(outcome, flight, served, slot)
+        served, slot = tried_last(self.pods, flight, outcome.upstream, outcome.attempts)
+        self._blame(outcome, flight, slot)
         info = flight.info
         pool = info.pools[served] if 0 <= served < len(info.pools) else info.pool
         good = 200 <= outcome.status < 300 and outcome.failure is Failure.NONE and not outcome.aborted
         usage = self._usage(outcome, flight, pool)
         if good:
-            self._correct(outcome, flight, served, slot, pool, usage)
+            self._correct(outcome, flight, slot, pool, usage)
         self._settled(Settled(outcome, flight, pool, info.tier, outcome.upstream, slot, usage))
 
     def _finish(self, outcome: Outcome) -> Flight | None:
@@ -108,32 +107,9 @@ class Learner:
             flight = self.pods.finish(outcome.request_id)
         return flight
 
-    def _served(self, outcome: Outcome, flight: Flight) -> tuple[int, int]:
-        """(index of the planned attempt that was the last try or -1, its slot or -1)."""
-        if not outcome.upstream:
-            return -1, -1
-        attempts = flight.info.attempts
-        last = min(outcome.attempts, len(attempts)) - 1
-        for index in (last, *range(len(attempts))):
-            if index < 0:
-                continue
-            slot, generation = attempts[index]
-            key = self.pods.key(slot)
-            if key is not None and key.generation == generation and key.address == outcome.upstream:
-                return index, slot
-        for index, pool in enumerate(flight.info.pools):  # Envoy fell back on a pod that was not planned
-            slot_or_none = self.pods.slot(pool, outcome.upstream)
-            if slot_or_none is not None:
-                return index, slot_or_none
-        return last, -1
-
-    def _blame(self, outcome: Outcome, flight: Flight, served: int, slot: int) -> None:
+    def _blame(self, outcome: Outcome, flight: Flight, slot: int) -> None:
         now = self._clock()
-        attempts = flight.info.attempts
-        for index in range(min(outcome.attempts - 1, len(attempts))):
-            tried, generation = attempts[index]
-            if tried != slot and self.pods.is_current(tried, generation):
-                self.pods.fail(tried, now, begun=flight.begun)
+        blame_earlier(self.pods, flight, slot, outcome.attempts, now)
         if slot < 0 or outcome.aborted:
             return
         if outcome.status == _TOO_MANY or (outcome.status == _UNAVAILABLE and outcome.retry_after is not None):
@@ -160,39 +136,18 @@ class Learner:
             estimated=estimated,
         )
 
-    def _correct(
-        self, outcome: Outcome, flight: Flight, served: int, slot: int, pool: str, usage: Usage | None
-    ) -> None:
+    def _correct(self, outcome: Outcome, flight: Flight, slot: int, pool: str, usage: Usage | None) -> None:
         info = flight.info
         if outcome.output_tokens is not None:
             self.lengths.learn(
                 pool,
                 info.intent,
+                info.effort,
+                info.adapter,
                 stream=info.stream,
                 output_tokens=outcome.output_tokens,
                 response_bytes=outcome.response_bytes,
             )
-        if slot < 0:
-            return
-        if slot != flight.slot:
-            self.pods.record_prefix(info.prefix, slot, info.input_tokens)
-            if flight.slot >= 0:
-                return  # Envoy went elsewhere than was planned; where it chooses itself, all the rest is learned
-        if outcome.attempts > 1 or info.remote:
-            return
-        if usage is not None:
-            work = work_of(usage.input, usage.cached, usage.output)
-            self.pods.learn_work(slot, work, outcome.duration, self._clock())
-            self.pods.answered(slot, Served(outcome.duration, outcome.ttft, usage.output), self._clock())
-            if slot == flight.slot:
-                self.pods.learn_times(
-                    flight,
-                    ttft=outcome.ttft,
-                    duration=outcome.duration,
-                    output=usage.output,
-                    cached=outcome.cached_tokens,
-                )
-        if outcome.ttft is not None:
-            self.pods.learn_prefill(flight, outcome.ttft)
-        if outcome.cached_tokens is not None and info.hit_tokens >= _MIN_HIT_TOKENS:
-            self.pods.learn_hits(slot, info.hit_tokens, outcome.cached_tokens)
+        if slot >= 0 and usage is not None:
+            answer = Answer(outcome.duration, usage.input, usage.output, outcome.ttft, outcome.cached_tokens)
+            teach(self.pods, flight, slot, answer, outcome.attempts, self._clock())

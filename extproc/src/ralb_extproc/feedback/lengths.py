@@ -1,6 +1,9 @@
-"""What answers are like, learned from those that were: expected length per pool and intent, bytes per token per pool.
+"""What answers are like, learned from those that were: expected length per pool, intent, effort and adapter; bytes per token.
 
-Both are exponentially weighted means in bounded maps; a key beyond the bound shares one entry.
+How long an answer gets is told best by what was asked, and with reasoning models by how much they are to think. So an answer
+counts for its (intent, effort, adapter), and for what is wider: (intent, effort), the intent, the pool. What is expected is the
+narrowest that is known. All are means in bounded maps, exponentially weighted once there are some answers; keys beyond the bound
+share one entry.
 """
 
 from dataclasses import dataclass, field
@@ -8,7 +11,10 @@ from typing import Final
 
 _RATE: Final = 0.05
 _MAX_KEYS: Final = 8192
-_OTHER: Final = ("", "")
+_Key = tuple[str, ...]
+_OTHER: Final = ("",)
+# Others are as if not said: clients write what they like.
+EFFORTS: Final = frozenset({"none", "minimal", "low", "medium", "high", "xhigh"})
 DEFAULT_OUTPUT: Final = 256.0
 # Bytes of body per answer token before anything was learned: one SSE chunk per token, or plain text in one JSON object.
 DEFAULT_BYTES: Final = {"stream": 220.0, "json": 5.0}
@@ -16,38 +22,60 @@ DEFAULT_BYTES: Final = {"stream": 220.0, "json": 5.0}
 
 @dataclass(slots=True)
 class _Means:
-    default: float
-    values: dict[tuple[str, str], float] = field(default_factory=dict)
+    values: dict[_Key, tuple[float, int]] = field(default_factory=dict)  # mean, answers
 
-    def add(self, key: tuple[str, str], value: float) -> None:
+    def add(self, key: _Key, value: float) -> None:
         if key not in self.values and len(self.values) >= _MAX_KEYS:
             key = _OTHER
-        old = self.values.get(key)
-        self.values[key] = value if old is None else old + _RATE * (value - old)
+        mean, count = self.values.get(key, (0.0, 0))
+        count += 1
+        self.values[key] = mean + max(_RATE, 1.0 / count) * (value - mean), count
 
-    def get(self, key: tuple[str, str]) -> float | None:
-        return self.values.get(key)
+    def get(self, key: _Key) -> float | None:
+        found = self.values.get(key)
+        return found[0] if found is not None else None
 
 
 class Lengths:
     """Learned means of answers."""
 
     def __init__(self) -> None:
-        self._output = _Means(DEFAULT_OUTPUT)
-        self._bytes = _Means(0.0)
+        self._output = _Means()
+        self._bytes = _Means()
 
-    def learn(self, pool: str, intent: str, *, stream: bool, output_tokens: int, response_bytes: int) -> None:
+    def learn(
+        self,
+        pool: str,
+        intent: str,
+        effort: str = "",
+        adapter: str = "",
+        *,
+        stream: bool,
+        output_tokens: int,
+        response_bytes: int,
+    ) -> None:
         """Take in one complete answer whose tokens the server counted."""
         if output_tokens <= 0:
             return
-        self._output.add((pool, intent), float(output_tokens))
-        self._output.add((pool, ""), float(output_tokens))
+        for key in dict.fromkeys(_keys(pool, intent, effort, adapter)):
+            self._output.add(key, float(output_tokens))
         if response_bytes > 0:
             self._bytes.add((pool, _form(stream)), response_bytes / output_tokens)
 
-    def expected_output(self, pool: str, intent: str, limit: int = 0) -> int:
-        """Expected answer tokens; the pool's mean where the intent is new, at most ``limit`` unless 0."""
-        mean = self._output.get((pool, intent)) or self._output.get((pool, "")) or DEFAULT_OUTPUT
+    def expected_output(
+        self, pool: str, intent: str = "", effort: str = "", adapter: str = "", *, limit: int = 0
+    ) -> int:
+        """Expected answer tokens, at most ``limit`` unless 0.
+
+        Args:
+            pool: pool id.
+            intent: what the request is about; "" = not known.
+            effort: how much it is to be reasoned about; "" = not said.
+            adapter: LoRA adapter asked for; "" = none.
+            limit: most tokens the answer may have.
+        """
+        keys = _keys(pool, intent, effort, adapter)
+        mean = next((mean for key in keys if (mean := self._output.get(key)) is not None), DEFAULT_OUTPUT)
         tokens = max(1, round(mean))
         return min(tokens, limit) if limit > 0 else tokens
 
@@ -55,6 +83,12 @@ class Lengths:
         """Answer tokens of a body of this size, for answers that came without usage."""
         per_token = self._bytes.get((pool, _form(stream))) or DEFAULT_BYTES[_form(stream)]
         return round(response_bytes / max(per_token, 0.1))
+
+
+def _keys(pool: str, intent: str, effort: str, adapter: str) -> tuple[_Key, ...]:
+    """What an answer counts for, the narrowest first; of several that are the same, all."""
+    effort = effort if effort in EFFORTS else ""
+    return (pool, intent, effort, adapter), (pool, intent, effort, ""), (pool, intent, "", ""), (pool, "", "", "")
 
 
 def _form(stream: bool) -> str:

@@ -21,7 +21,7 @@ from ralb_extproc.place.pods import PodTable
 from ralb_extproc.place.prefix import NO_PREFIX, Prefix, PrefixIndex, hash_blocks
 from ralb_extproc.place.prompt import canonical, prefix_of
 from ralb_extproc.place.sample import PodSample
-from ralb_extproc.place.single import Order, charge, place, pool_of
+from ralb_extproc.place.single import Order, charge, place, pool_of, settle
 from ralb_extproc.place.strategy import Served
 from ralb_extproc.place.views import Change, PodKey, PoolView
 
@@ -52,4 +52,5 @@ __all__ = [
     "place_plan",
     "pool_of",
     "prefix_of",
+    "settle",
 ]

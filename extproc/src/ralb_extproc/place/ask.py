@@ -14,12 +14,13 @@ class Ask:
         input_tokens: prompt tokens, estimated.
         output_tokens: expected answer tokens; 0 = no idea.
         prefix: its hashed prompt.
-        intent: what it is about, for learning; see ``FlightInfo``.
+        intent: what it is about, for learning.
         stream: whether a stream was asked for, for learning.
         only: addresses it may go to; None = any.
         session: conversation or agent program it belongs to; "" = none known.
         adapter: LoRA adapter it asks for; "" = the base model.
         headers: the client's, names in lower case, for strategies that hash one.
+        effort: how much it is to be reasoned about, for learning; "" = not said.
     """
 
     input_tokens: int
@@ -31,3 +32,4 @@ class Ask:
     session: str = ""
     adapter: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+    effort: str = ""

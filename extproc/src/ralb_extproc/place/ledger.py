@@ -20,6 +20,7 @@ class FlightInfo:
         pool: pool id of the first attempt.
         tier: tier id of the first attempt's candidate; "" for a concrete model name.
         intent: the understood intent.
+        effort / adapter: as in ``Ask``.
         stream: whether a stream was asked for.
         input_tokens: estimated prompt tokens.
         hit_tokens: prompt tokens expected in the first pod's prefix cache.
@@ -32,6 +33,8 @@ class FlightInfo:
     pool: str = ""
     tier: str = ""
     intent: str = ""
+    effort: str = ""
+    adapter: str = ""
     stream: bool = False
     input_tokens: int = 0
     hit_tokens: int = 0

@@ -167,9 +167,10 @@ def _held(block: Floats, trust: Floats, total: float) -> Floats:
     ours = np.maximum(block[col.CONTEXT] - block[col.SINCE_TOKENS], 0.0)
     capacity, usage = block[col.KV_CAPACITY], block[col.KV_USAGE]
     typical = float(trust @ usage) / total if total > 0.0 else 0.0
-    out = np.maximum(ours, typical * capacity)
+    out: Floats = np.maximum(ours, typical * capacity)
     out += trust * (usage * capacity - out)
-    return np.where(capacity > 0.0, out, ours)
+    out = np.where(capacity > 0.0, out, ours)
+    return out
 
 
 def _crowd(block: Floats, trust: Floats) -> float:

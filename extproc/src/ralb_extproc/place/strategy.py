@@ -88,6 +88,10 @@ class Strategy:
         """A cost per pod, (pods,), at least 0, lower is better. Changes nothing that another call would notice."""
         raise NotImplementedError
 
+    def recalled(self, scene: Scene) -> Scene:
+        """The scene with what is remembered of a session whose prompt's blocks are not known; changes nothing else."""
+        return scene
+
     def hash_key(self, ask: Ask, now: float) -> str:
         """What Envoy is to hash where it chooses the pod itself; "" = nothing. Changes nothing."""
         return ""
@@ -128,6 +132,8 @@ class Ranking:
 
 def rank(strategy: Strategy, scene: Scene, want: int) -> Ranking:
     """Rank the pods of a scene; ``want`` of the best are needed in order."""
+    if scene.hits is None and scene.ask.session and not scene.ask.prefix.hashes:
+        scene = strategy.recalled(scene)
     state, input_tokens = scene.steady, scene.ask.input_tokens
     costs = scene_costs = strategy.costs(scene)
     if strategy.spreads:

@@ -5,6 +5,6 @@ the model server to judge. Whatever the bytes, the outcome is a ``Request`` or a
 snapshot, decisions, anything asynchronous.
 """
 
-from ralb_extproc.request.reader import PATHS, client_headers, parse
+from ralb_extproc.request.reader import PATHS, client_headers, parse, session_of
 
-__all__ = ["PATHS", "client_headers", "parse"]
+__all__ = ["PATHS", "client_headers", "parse", "session_of"]

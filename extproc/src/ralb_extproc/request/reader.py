@@ -7,6 +7,7 @@ be written again.
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -98,7 +99,7 @@ def parse(path: str, headers: Mapping[str, str], body: bytes, *, method: str = "
         headers=received,
         host=_host(headers.get(":authority") or received.get("host", "")),
         path=route,
-        session=_session(received, decoded),
+        session=session_of(received, decoded),
         body=decoded,
         size=len(body),
     )
@@ -183,8 +184,8 @@ def _host(authority: str) -> str:
     return host.partition(":")[0].rstrip(".")
 
 
-def _session(headers: Mapping[str, str], body: Mapping[str, Any]) -> str:
-    """The first session header there is, else OpenAI's ``prompt_cache_key``: both say which requests share a prefix.
+def session_of(headers: Mapping[str, str], body: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """The first session header there is, else OpenAI's ``prompt_cache_key``: both say which requests share a prefix; "" = none.
 
     ``user`` and ``metadata.user_id`` do not count: they name people, whose requests may share nothing.
     """

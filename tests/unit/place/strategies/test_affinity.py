@@ -2,7 +2,7 @@ import pytest
 from support_strategies import OnePool
 
 from ralb_extproc.place import PodSample, hash_blocks
-from ralb_extproc.place.strategies import session_affinity
+from ralb_extproc.place.strategies import homes
 from ralb_extproc.place.strategies.session_affinity import SessionAffinity
 
 PROMPT = hash_blocks(b"a" * 4096)
@@ -125,7 +125,7 @@ class TestSessionAffinity:
         assert pool.first(session="a") == (odd if there else usual)
 
     def test_memory_is_bounded(self, monkeypatch):
-        monkeypatch.setattr(session_affinity, "MAX_SESSIONS", 100)
+        monkeypatch.setattr(homes, "MAX_SESSIONS", 100)
         pool = OnePool("SESSION_AFFINITY", 2)
         for number in range(1000):
             pool.ask_and_answer(session=str(number))

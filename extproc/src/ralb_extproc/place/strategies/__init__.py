@@ -20,7 +20,7 @@ from ralb_extproc.place.strategies.weighted_round_robin import WeightedRoundRobi
 from ralb_extproc.place.strategy import Strategy
 
 _MAKERS: Final[Mapping[int, Callable[[Balancing], Strategy]]] = {
-    Balancing.REASONING_AWARE: lambda _: ReasoningAware(),
+    Balancing.REASONING_AWARE: ReasoningAware,
     Balancing.WEIGHTED_ROUND_ROBIN: lambda _: WeightedRoundRobin(),
     Balancing.ROUND_ROBIN: lambda _: RoundRobin(),
     Balancing.LEAST_REQUEST: lambda _: LeastRequest(),

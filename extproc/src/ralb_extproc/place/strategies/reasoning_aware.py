@@ -18,31 +18,44 @@ adapter   loading the LoRA adapter, where it is not there
 
 The seconds come from the pool's learned ``model``: no weight is to be set. Expected answers come with the request, by pool,
 intent and effort, so a pod of long reasoning is dear to join although its queue is empty. Session affinity follows from the
-prefix, and gives way when waiting for the warm pod costs more than the cold one's prefill.
+prefix, and gives way when waiting for the warm pod costs more than the cold one's prefill. Where the prompt's blocks are not
+known, the pod that had the session's last request is expected to hold that prompt and its answer; a request of unknown length is
+taken to be as long.
 
-Signals: metrics pages (own counts alone where there are none), own requests since, prefix index, outcomes. Limits: it looks at
-one request at a time; a pod's batch is summed up in requests and tokens.
+Signals: metrics pages (own counts alone where there are none), own requests since, prefix index, sessions, outcomes. Limits: it
+looks at one request at a time; a pod's batch is summed up in requests and tokens.
 """
 
+from dataclasses import replace
 from typing import ClassVar, Final
 
 import numpy as np
 
+from ralb.v1.snapshot_pb2 import Balancing
 from ralb_extproc.place import columns as col
+from ralb_extproc.place.ask import Ask
 from ralb_extproc.place.columns import Floats
 from ralb_extproc.place.load import load
+from ralb_extproc.place.strategies.homes import Homes, position
+from ralb_extproc.place.strategies.keys import key_of
 from ralb_extproc.place.strategy import Scene, Strategy
+from ralb_extproc.place.views import PoolView
 
 _MOST_REUSE: Final = 1.0
 _HASTE: Final = 0.25
 _MOST_HASTE: Final = 0.1
 _ADAPTER_SECONDS: Final = 0.25
+_ANSWER: Final = 256  # tokens, where nothing is expected
+_MOST_REMEMBERED: Final = float(1 << 22)  # tokens of a session
 
 
 class ReasoningAware(Strategy):
     """See the module."""
 
     uses_prefix: ClassVar[bool] = True
+
+    def __init__(self, balancing: Balancing | None = None) -> None:
+        self._homes = Homes(balancing.affinity_ttl_s if balancing is not None else 0.0)
 
     def costs(self, scene: Scene) -> Floats:
         """See ``Strategy.costs``."""
@@ -87,6 +100,36 @@ class ReasoningAware(Strategy):
         if scene.resident is not None:
             out += np.where(scene.resident, 0.0, _ADAPTER_SECONDS)
         return out
+
+    def recalled(self, scene: Scene) -> Scene:
+        """See ``Strategy.recalled``."""
+        ask, belief = scene.ask, scene.steady.belief
+        home = self._homes.get(key_of(ask), scene.now)
+        if home is None:
+            return scene
+        if not ask.input_tokens:
+            ask = replace(ask, input_tokens=round(home.tokens))
+        where = position(scene.view, home)
+        if where < 0:
+            return replace(scene, ask=ask)
+        hits = np.zeros(len(scene.view.slots))
+        hits[where] = min(home.tokens, ask.input_tokens) * (1.0 if belief is None else belief[where])
+        return replace(scene, ask=ask, hits=hits)
+
+    def placed(self, view: PoolView, slot: int, ask: Ask, now: float) -> None:
+        """See ``Strategy.placed``."""
+        if not ask.session or ask.prefix.hashes:
+            return
+        session = key_of(ask)
+        prompt: float = ask.input_tokens
+        if not prompt:
+            home = self._homes.get(session, now)
+            prompt = home.tokens if home is not None else 0.0
+        self._homes.put(session, slot, now, min(prompt + (ask.output_tokens or _ANSWER), _MOST_REMEMBERED))
+
+    def forget(self, slot: int) -> None:
+        """See ``Strategy.forget``."""
+        self._homes.forget(slot)
 
 
 def _room(scene: Scene, context: Floats) -> Floats:
