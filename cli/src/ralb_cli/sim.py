@@ -9,7 +9,18 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from ralb_cli.sim_values import MAX_PODS, fleets, known_policies, names, number, objective, profiles, several, whole
+from ralb_cli.sim_values import (
+    MAX_PODS,
+    event,
+    fleets,
+    known_policies,
+    names,
+    number,
+    objective,
+    profiles,
+    several,
+    whole,
+)
 
 OK, FAILED, USAGE = 0, 1, 2
 DEFAULT_POLICIES = "reasoning-aware,llm-d-2026,sglang,dynamo,product,least-request,round-robin,oracle"
@@ -36,8 +47,8 @@ Policies: reasoning-aware (RALB's default, also `ralb`), ralb:NAME (its other st
 
 Columns: TTFT from arrival to first token (mean, p50, p90, p99); TPOT: median time per output token after the first; e2e from
   arrival to last token; output: tokens made per second; goodput: requests per second within the objective; hits: share of prompt
-  tokens found in prefix caches; work: seconds of work of the busiest pod over the mean. * marks the best, the oracle apart.
-  With several seeds: the median, and below it least..greatest, or = where all seeds agree.
+  tokens found in prefix caches; work: what the tokens of the busiest pod cost it over the mean of all pods. * marks the best, the
+  oracle apart. With several seeds: the median, and below it least..greatest, or = where all seeds agree.
 
 Exit code 0: done; 1: a run failed or a file could not be written; 2: wrong usage.
 """
@@ -87,10 +98,14 @@ def register(subparsers: "argparse._SubParsersAction[Any]") -> None:
     )
     add("--warmup", type=number(0.0, 0.9), default=0.25, metavar="SHARE",
         help="share of the requests, the first ones, that is played but not measured (default: 0.25)")  # fmt: skip
+    add("--event", action="append", type=event, default=[], metavar="S:pod=N,KIND",
+        help="what happens to a pod after S seconds of simulated time, as in 30:pod=2,speed=0.33; KIND is start, stop, speed=X, "
+        "freeze, freeze=0 or errors=SHARE; pods count from 0; one whose first event is a start is not there before; "
+        "may be repeated")  # fmt: skip
     add("--slo-ttft", type=number(0.0, 1e6, above=True), metavar="S",
         help="objective: time to first token (default: 5 x what an idle pod needs, 90th percentile of the trace)")  # fmt: skip
     add("--slo-tpot", type=number(0.0, 1e6, above=True), metavar="S",
-        help="objective: time per output token (default: 4 x what an idle pod needs)")  # fmt: skip
+        help="objective: time per output token (default: 8 x what an idle pod needs)")  # fmt: skip
     add("--block-tokens", type=whole(1, 10**6), metavar="B",
         help="tokens per prefix block of the trace (default: worked out from the rows)")  # fmt: skip
     add(
@@ -112,6 +127,7 @@ def sim(args: argparse.Namespace, *, stream: TextIO, errors: TextIO) -> int:
     """Reads, runs, reports: tables to ``stream``, progress and mistakes to ``errors``."""
     # Here, not above, so that `ralb --help` need not wait for numpy.
     from ralb_cli import sim_report, sim_runs, sim_table
+    from ralb_sim.offline.fleet import check
     from ralb_sim.offline.trace import read_trace
 
     try:
@@ -120,6 +136,7 @@ def sim(args: argparse.Namespace, *, stream: TextIO, errors: TextIO) -> int:
         for path in (args.json, args.plot):
             if path and path != "none" and not Path(path).parent.is_dir():
                 raise ValueError(f"{path}: there is no folder {Path(path).parent}")
+        check(args.event, min(fleet_of))
         traces = [read_trace(path, block_tokens=args.block_tokens) for path in args.trace]
         slos = [objective(trace, fleet_of, args.slo_ttft, args.slo_tpot) for trace in traces]
         seeds = range(1, args.seeds + 1) if args.seeds else args.seed
@@ -130,7 +147,7 @@ def sim(args: argparse.Namespace, *, stream: TextIO, errors: TextIO) -> int:
     except (ValueError, OSError) as error:
         print(f"ralb sim: {error}", file=errors)
         return USAGE
-    stage = sim_runs.Stage(traces, slos, fleet_of, args.requests, args.warmup)
+    stage = sim_runs.Stage(traces, slos, fleet_of, args.requests, args.warmup, args.event)
     processes = min(args.jobs or os.cpu_count() or 1, len(todo))
     began = time.monotonic()
     progress = sim_report.Progress(stage, len(todo), errors)

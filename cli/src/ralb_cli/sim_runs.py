@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 
+from ralb_sim.offline.fleet import Event
 from ralb_sim.offline.measure import Figures, Slo, figures, ttft_curve
 from ralb_sim.offline.policy import PolicyFactory
 from ralb_sim.offline.trace import Trace
@@ -49,6 +50,7 @@ class Stage:
         fleets: the pods' profiles, by number of pods.
         requests: how many are played; 0 = enough for the pods.
         warmup: share of the requests that is not measured.
+        events: what happens to pods, in every run.
     """
 
     traces: Sequence[Trace]
@@ -56,6 +58,7 @@ class Stage:
     fleets: dict[int, Sequence[Profile]]
     requests: int
     warmup: float
+    events: Sequence[Event] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,7 @@ def play(stage: Stage, task: Task) -> Outcome:
         replicas=task.replicas,
         requests=stage.requests,
         warmup=stage.warmup,
+        events=stage.events,
     )
     try:
         policy = policies()[ALIASES.get(task.policy, task.policy)]

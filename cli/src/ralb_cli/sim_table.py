@@ -134,9 +134,10 @@ def title(stage: Stage, by_policy: dict[str, list[Outcome]]) -> str:
     rate, played = median(outcome.rate for outcome in good), good[0].requests
     lost = f" ({good[0].left_out:,} rows are too long for the pods)" if good[0].left_out else ""
     seeds = len({outcome.task.seed for outcome in runs})
+    events = f", {len(stage.events)} event{'s' * (len(stage.events) > 1)}" if stage.events else ""
     return (
         f"{_played(stage, task)}, load {task.load:g}: {played:,} requests at {three_digits(rate)}/s{lost}\n"
-        f"{_routed(task)}{f', {seeds} seeds' if seeds > 1 else ''}; "
+        f"{_routed(task)}{f', {seeds} seeds' if seeds > 1 else ''}{events}; "
         f"objective: TTFT {three_digits(slo.ttft_s)} s, TPOT {_milliseconds(slo.tpot_s)} ms"
     )
 

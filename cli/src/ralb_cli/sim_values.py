@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from ralb_sim.offline.fleet import Event
     from ralb_sim.offline.measure import Slo
     from ralb_sim.offline.trace import Trace
     from ralb_sim.profiles import Profile
@@ -75,6 +76,32 @@ def profiles(text: str) -> list[tuple[str, int]]:
     if len(found) > 1 and not all(count for _, count in found):
         raise argparse.ArgumentTypeError(f"expected how many pods of each, as in {found[0][0]}:4,{found[1][0]}:4")
     return found
+
+
+def event(text: str) -> "Event":
+    """What happens to a pod, and when: ``30:pod=2,speed=0.33`` or ``30:pod=2,stop``."""
+    from ralb_sim.offline.fleet import Event, Kind, check
+
+    at, colon, rest = text.partition(":")
+    pod, comma, what = rest.partition(",")
+    name, equals, value = what.strip().partition("=")
+    valued = {Kind.SPEED, Kind.ERRORS}
+    kinds = {str(kind): kind for kind in Kind}
+    if not colon or not comma or not pod.strip().startswith("pod=") or name not in kinds:
+        raise argparse.ArgumentTypeError(
+            "expected SECONDS:pod=N,KIND with KIND one of start, stop, speed=X, freeze, freeze=0, errors=SHARE, "
+            f"as in 30:pod=2,speed=0.33, not {text!r}"
+        )
+    kind = kinds[name]
+    if bool(equals) != (kind in valued) and not (kind is Kind.FREEZE and equals):
+        raise argparse.ArgumentTypeError(f"{name} takes {'a' if kind in valued else 'no'} value, found {text!r}")
+    seconds = number(0.0, 1e9)(at.strip())
+    made = Event(seconds, whole(0, MAX_PODS - 1)(pod.strip()[4:]), kind, number(0.0, 1000.0)(value) if equals else 1.0)
+    try:
+        check([made], MAX_PODS)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return made
 
 
 def known_policies(asked: Sequence[str], known: Sequence[str]) -> list[str]:

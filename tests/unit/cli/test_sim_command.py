@@ -12,6 +12,7 @@ import pytest
 
 from ralb_cli import sim, sim_runs
 from ralb_sim.offline import simulate, world
+from ralb_sim.offline.fleet import Event, Kind
 from ralb_sim.offline.policies import REFERENCE
 
 TRACE = "".join(json.dumps({"t": n, "in": 1000 + n, "out": 11}) + "\n" for n in range(20))
@@ -62,7 +63,7 @@ def test_table_plot_and_json(played: list[Any]) -> None:
     assert code == 0
     assert text.splitlines()[:4] == [
         "chat: 3 x llama-3-8b-h100, load 0.8: 20 requests at 1.00/s",
-        "metrics every 50 ms, 1 router replica; objective: TTFT 0.200 s, TPOT 36.6 ms",
+        "metrics every 50 ms, 1 router replica; objective: TTFT 0.200 s, TPOT 73.3 ms",
         "policy           TTFT mean      p50      p90      p99   TPOT   e2e p50     p99     output   goodput   hits       work",
         "                         s        s        s        s     ms         s       s   tokens/s     req/s      %   max/mean",
     ]
@@ -119,6 +120,27 @@ def test_every_combination_is_run_with_its_conditions(played: list[Any]) -> None
     assert not list(Path().glob("*.png"))
 
 
+def test_events_happen_in_every_run(played: list[Any]) -> None:
+    words = [
+        "30:pod=2,speed=0.33",
+        "0.5:pod=0,stop",
+        " 60 : pod=0 , start",
+        "1:pod=1,freeze",
+        "2:pod=1,freeze=0",
+        "3:pod=1,errors=0.03",
+    ]
+    options = [word for value in words for word in ("--event", value)]
+    code, text, _ = command("--policy", "oracle", "--seeds", "2", "--plot", "none", *options)
+    expected = [
+        Event(30, 2, Kind.SPEED, 0.33), Event(0.5, 0, Kind.STOP), Event(60, 0, Kind.START), Event(1, 1, Kind.FREEZE),
+        Event(2, 1, Kind.FREEZE, 0), Event(3, 1, Kind.ERRORS, 0.03),
+    ]  # fmt: skip
+    assert code == 0
+    assert [conditions.events for *_, conditions in played] == [expected] * 2
+    assert ", 2 seeds, 6 events; objective" in text
+    assert "events" not in command("--policy", "oracle", "--plot", "none")[1]
+
+
 def test_several_seeds_show_median_and_spread(played: list[Any]) -> None:
     _, text, _ = command("--policy", "session-hash,round-robin", "--seeds", "3", "--load", "1", "--plot", "none")
     lines = [line.split() for line in text.splitlines()]
@@ -141,7 +163,7 @@ def test_a_mixed_fleet(played: list[Any]) -> None:
     assert (code, played[0][1]) == (0, ["llama-3-8b-h100", "llama-3-8b-h100", "llama-3-8b-l4"])
     assert text.startswith("chat: 2 x llama-3-8b-h100, 1 x llama-3-8b-l4, load")
     assert json.loads(Path("j.json").read_text())[0]["pods"] == 3
-    assert "TPOT 250 ms" in text  # what the slower ones can do
+    assert "TPOT 501 ms" in text  # what the slower ones can do
 
 
 def test_rows_too_long_for_the_pods(played: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,6 +276,7 @@ def test_files_that_cannot_be_written(played: list[Any]) -> None:
             ["--seeds", "1000", "--load", ",".join(f"0.{n}" for n in range(11, 99)), "--replicas", "1,2"],
             "ralb sim: 704,000 runs asked for; at most 100,000\n",
         ),
+        (["--pods", "2,4", "--event", "9:pod=2,stop"], "ralb sim: event stop of pod 2: there are pods 0 to 1\n"),
     ],
 )
 def test_wrong_usage(played: list[Any], words: list[str], expected: str) -> None:
@@ -274,6 +297,20 @@ def test_wrong_usage(played: list[Any], words: list[str], expected: str) -> None
         (["--pods", "²"], "argument --pods: expected an integer from 1 to 4096, not '²'"),
         (["--staleness-ms", "0"], "argument --staleness-ms: expected a number from 1 up to 60000, not '0'"),
         (["--replicas", "-1"], "argument --replicas: expected an integer from 1 to 64, not '-1'"),
+        (["--event", "30"], "argument --event: expected SECONDS:pod=N,KIND with KIND one of start, stop, speed=X, "),
+        (["--event", "30:pod=1"], "argument --event: expected SECONDS:pod=N,KIND"),
+        (["--event", "30:1,stop"], "argument --event: expected SECONDS:pod=N,KIND"),
+        (["--event", "30:pod=1,burn"], "argument --event: expected SECONDS:pod=N,KIND"),
+        (["--event", "30:pod=1,speed"], "argument --event: speed takes a value, found '30:pod=1,speed'"),
+        (["--event", "30:pod=1,stop=1"], "argument --event: stop takes no value, found '30:pod=1,stop=1'"),
+        (["--event", "x:pod=1,stop"], "argument --event: expected a number from 0 up to 1e+09, not 'x'"),
+        (["--event", "30:pod=-1,stop"], "argument --event: expected an integer from 0 to 4095, not '-1'"),
+        (
+            ["--event", "30:pod=1,speed=0"],
+            "argument --event: event speed of pod 1: expected a value from 0.001 to 1000",
+        ),
+        (["--event", "30:pod=1,errors=1.5"], "argument --event: event errors of pod 1: expected a value from 0 to 1"),
+        (["--event", "30:pod=1,freeze=nan"], "argument --event: expected a number from 0 up to 1000, not 'nan'"),
         (["--seed", "1", "--seeds", "2"], "argument --seeds: not allowed with argument --seed"),
         (["--profile", "h100"], "argument --profile: unknown profile 'h100'; known: llama-3-8b-l4, "),
         (

@@ -126,7 +126,7 @@ def prefill(*chunks: tuple[int, int]) -> float:
 def test_objective_of_a_lone_request() -> None:
     slo = auto_slo(Trace("t", (Row(0.0, "", 5000, 200),), 0), PROFILE)
     assert slo.ttft_s == pytest.approx(5 * prefill((2048, 0), (2048, 2048), (904, 4096)))
-    assert slo.tpot_s == pytest.approx(4 * step_seconds(PROFILE, StepShape(tokens=1, decode_context=5100)))
+    assert slo.tpot_s == pytest.approx(8 * step_seconds(PROFILE, StepShape(tokens=1, decode_context=5100)))
 
 
 def test_objective_counts_only_new_tokens() -> None:
@@ -148,5 +148,5 @@ def test_objective_is_never_below_a_fifth_of_a_second() -> None:
 def test_context_is_that_of_decode_steps() -> None:
     rows = (Row(0.0, "", 10_000, 1), Row(0.0, "", 100, 999))
     mean = (1 * 10_000.5 + 999 * 599.5) / 1000
-    expected = 4 * step_seconds(PROFILE, StepShape(tokens=1, decode_context=round(mean)))
+    expected = 8 * step_seconds(PROFILE, StepShape(tokens=1, decode_context=round(mean)))
     assert auto_slo(Trace("t", rows, 0), PROFILE).tpot_s == pytest.approx(expected)

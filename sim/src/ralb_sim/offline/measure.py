@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ralb_sim.offline.world import Run
 
 _TTFT_FACTOR = 5.0
-_TPOT_FACTOR = 4.0
+_TPOT_FACTOR = 8.0
 _LEAST_TTFT = 0.2
 
 Floats = npt.NDArray[np.float64]
@@ -50,7 +50,7 @@ class Figures:
         output_tok_s: answer tokens made per second of the measured span, whoever's: under overload less than is asked for.
         goodput: requests per second that met the objective.
         prefix_hit: share of the served prompt tokens that came from prefix caches.
-        max_mean_work: seconds of work of the busiest pod over the mean of all.
+        max_mean_work: seconds of work of the busiest pod over the mean of all; see ``SimPod.work``.
     """
 
     count: int
@@ -122,7 +122,8 @@ def auto_slo(trace: Trace, profile: Profile) -> Slo:
     """An objective from the trace itself: what idle pods of the profile would give, times a factor.
 
     TTFT: 5 x the 90th percentile, over all rows, of prefilling the tokens an endless prefix cache does not have, alone on a
-    pod; at least 0.2 s. TPOT: 4 x a lone decode step at the mean context of all decode steps.
+    pod; at least 0.2 s. TPOT: 8 x a lone decode step at the mean context of all decode steps; the batch of
+    a well used pod makes steps several times as long as a lone one's.
     """
     alone = [_prefill_seconds(profile, row.input - cached, cached) for row, cached in _endless_cache(trace)]
     answers = sum(row.output for row in trace.rows)
