@@ -64,6 +64,16 @@ class TestTerms:
         one, other = costs(pool, ask)
         assert other - one == pytest.approx(learned(pool).own_prefill(0, 2000), rel=0.05)
 
+    def test_a_pod_without_the_prefix_costs_as_if_nobody_had_it(self):
+        pool = pool_of_two()
+        put(pool, col.SEEN, 0, 40)
+        learned(pool).cached = 0.5 * learned(pool).computed
+        before = costs(pool, Ask(2000, 100, PROMPT))
+        pool.table.record_prefix(PROMPT, pool.slot(0), 2000)
+        after = costs(pool, Ask(2000, 100, PROMPT))
+        assert after[0] < before[0]
+        assert after[1] == pytest.approx(before[1])
+
     def test_base_grows_with_requests_and_context(self):
         pool, model = pool_of_two(), SimpleModel()
         put(pool, col.SEEN, 0, 20)
@@ -222,6 +232,24 @@ class TestReadings:
             pool.say(number, running=2, kv=0.1, kv_capacity=400_000.0)
         found = costs(pool)
         assert found[0] == pytest.approx(found[1], rel=0.05)
+
+    def test_nor_are_its_queue_and_memory_where_memory_is_short(self):
+        pool = OnePool("REASONING_AWARE", 4)
+        pool.say(0, waiting=100, running=200, kv=0.99, kv_capacity=400_000.0)
+        pool.now += 3600.0
+        for number in (1, 2, 3):
+            pool.say(number, running=20, kv=0.9, kv_capacity=400_000.0)
+        found = costs(pool)
+        assert found[0] == pytest.approx(found[1], rel=0.05)
+
+    def test_own_requests_count_once(self):
+        pool = OnePool("REASONING_AWARE", 2)
+        pool.send(Ask(100_000, 100), only=only(0))
+        put(pool, col.FREE_AT, -np.inf, -np.inf)
+        one, other = costs(pool, Ask(0, 100))
+        model = learned(pool)
+        each = model.per_request + 0.25 * model.impatience * 100 * model.token_per_request
+        assert one - other == pytest.approx(each + 100_000 * model.per_context)
 
     def test_a_fresh_one_is(self):
         pool = OnePool("REASONING_AWARE", 2)
