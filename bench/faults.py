@@ -284,7 +284,10 @@ def main() -> int:
     print(
         f"{args.pods} x {args.profile}, {args.rate:g} requests/s; shares in fair shares (1 = 1/{args.pods} of the traffic)"
     )
-    results, errors = {}, 0
+    facts = {"machine": platform.processor() or platform.machine(), "cpus": os.cpu_count(), "time": time.time()}
+    options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+    results: dict[str, Any] = {}
+    errors = 0
     for name in args.scenarios:
         out = asyncio.run(scenario(args, name))
         judged, seen = verdict(out, args.pods)
@@ -312,9 +315,7 @@ def main() -> int:
             "health": [asdict(row) for row in out.health],
             "plot": picture.name,
         }
-    facts = {"machine": platform.processor() or platform.machine(), "cpus": os.cpu_count(), "time": time.time()}
-    options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    args.out.write_text(json.dumps({**facts, "options": options, "scenarios": results}, indent=1))
+        args.out.write_text(json.dumps({**facts, "options": options, "scenarios": results}, indent=1))
     print(f"Written to {args.out}, plots beside it.")
     return 1 if errors else 0
 
