@@ -21,16 +21,17 @@ class OneClock:
         self.clock = Clock()
         self.model = SpeedModel()
         self.data = col.empty(pods)
+        self.cells = col.cells(self.data)
         self.now = NOW
 
     def note(self, slot: int = 0, uncached: float = LONG, cached: float = 0.0) -> Note:
-        return self.clock.note(self.data, slot, cached, uncached, self.now)
+        return self.clock.note(self.cells, slot, cached, uncached, self.now)
 
     def send(self, slot: int = 0, uncached: float = LONG) -> None:
-        self.clock.placed(self.data, slot, self.note(slot, uncached), self.model, self.now)
+        self.clock.placed(self.cells, slot, self.note(slot, uncached), self.model, self.now)
 
     def read(self, waiting: float, at: float | None = None, slot: int = 0) -> None:
-        self.clock.read(self.data, slot, waiting, self.now if at is None else at, self.model)
+        self.clock.read(self.cells, slot, waiting, self.now if at is None else at, self.model)
 
     @property
     def wait(self) -> float:
@@ -177,7 +178,7 @@ class TestFactor:
             note = one.note(slot, 500.0)
             ratio = one.model.served(note, requests, ttft, ttft + each * (output - 1), output, None)
             assert ratio is not None
-            one.clock.served(one.data, slot, ratio)
+            one.clock.served(one.cells, slot, ratio)
             if number >= count - 500:
                 last.append(one.data[col.FACTOR].tolist())
         return last
@@ -210,16 +211,16 @@ class TestFactor:
         one = OneClock()
         for ratio in (1e300, 1e-300, 0.0):
             for _ in range(500):
-                one.clock.served(one.data, 0, ratio)
+                one.clock.served(one.cells, 0, ratio)
             assert 0.04 < one.data[col.FACTOR, 0] < 21.0
 
     def test_forgotten(self):
         one = OneClock()
         for _ in range(100):
-            one.clock.served(one.data, 0, 3.0)
+            one.clock.served(one.cells, 0, 3.0)
         assert one.data[col.FACTOR, 0] > 2.0
         one.clock.forget(0)
-        one.clock.served(one.data, 0, 3.0)
+        one.clock.served(one.cells, 0, 3.0)
         assert one.data[col.FACTOR, 0] == 1.0
 
 

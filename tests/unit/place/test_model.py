@@ -1,7 +1,6 @@
 """What is learned of a pool's speed: known coefficients come back, and nothing that is fed in can break it."""
 
 import random
-from dataclasses import replace
 from math import inf, isfinite, nan
 
 import numpy as np
@@ -39,7 +38,7 @@ def teach(model: SpeedModel, count: int, *, noise: float = 0.1, times: float = 1
         first += PER_TOKEN * tokens + PER_PAIR * tokens * (cached + tokens / 2)
         each = TOKEN_BASE + TOKEN_PER_REQUEST * requests + TOKEN_PER_CONTEXT * context
         first, each = (times * value * dice.lognormvariate(0.0, noise) for value in (first, each))
-        note = replace(NOTE, requests=requests, context=context, cached=cached, uncached=tokens)
+        note = NOTE._replace(requests=requests, context=context, cached=cached, uncached=tokens)
         ratio = model.served(note, requests, first, first + each * (output - 1), output, cached)
         assert ratio is not None
         ratios.append(ratio)
@@ -163,8 +162,8 @@ class TestSpeedModel:
     def test_what_came_to_a_queue_or_a_full_cache_says_nothing_of_the_prefill(self):
         model, untaught = SpeedModel(), SpeedModel()
         for _ in range(50):
-            model.served(replace(NOTE, clear=False), 1, 9.0, 9.5, 50, 0)
-            model.served(replace(NOTE, wait=20.0), 1, 9.0, 9.5, 50, 0)
+            model.served(NOTE._replace(clear=False), 1, 9.0, 9.5, 50, 0)
+            model.served(NOTE._replace(wait=20.0), 1, 9.0, 9.5, 50, 0)
         assert model.own_prefill(0, 1000) == untaught.own_prefill(0, 1000)
         assert model.step(10, 10_000) == untaught.step(10, 10_000)
         assert model.token_seconds(10, 10_000) != untaught.token_seconds(10, 10_000)  # of which it does
@@ -172,14 +171,14 @@ class TestSpeedModel:
     def test_a_foreseen_wait_is_no_part_of_the_prefill(self):
         waited, clear = SpeedModel(), SpeedModel()
         for _ in range(100):
-            waited.served(replace(NOTE, wait=0.02), 1, 0.17, 1.0, 50, 0)
+            waited.served(NOTE._replace(wait=0.02), 1, 0.17, 1.0, 50, 0)
             clear.served(NOTE, 1, 0.15, 0.98, 50, 0)
         assert waited.own_prefill(0, 1000) == pytest.approx(clear.own_prefill(0, 1000))
 
     def test_what_a_slow_pod_took_counts_by_its_factor(self):
         slow, usual = SpeedModel(), SpeedModel()
         for _ in range(100):
-            slow.served(replace(NOTE, factor=3.0), 1, 0.3, 3.3, 51, 0)
+            slow.served(NOTE._replace(factor=3.0), 1, 0.3, 3.3, 51, 0)
             usual.served(NOTE, 1, 0.1, 1.1, 51, 0)
         assert slow.token_seconds(10, 10_000) == pytest.approx(usual.token_seconds(10, 10_000))
         assert slow.own_prefill(0, 1000) == pytest.approx(usual.own_prefill(0, 1000))
@@ -194,10 +193,10 @@ class TestSpeedModel:
     def test_cached_tokens_are_those_the_server_found(self):
         model = SpeedModel()
         for _ in range(200):
-            model.served(replace(NOTE, cached=600.0, uncached=400.0), 1, 0.1, 1.0, 50, 750)
+            model.served(NOTE._replace(cached=600.0, uncached=400.0), 1, 0.1, 1.0, 50, 750)
         assert model.reuse == pytest.approx(3.0, rel=0.1)
         for _ in range(20_000):
-            model.served(replace(NOTE, cached=600.0, uncached=400.0), 1, 0.1, 1.0, 50, 0)
+            model.served(NOTE._replace(cached=600.0, uncached=400.0), 1, 0.1, 1.0, 50, 0)
         assert model.reuse < 0.01
 
     def test_means_follow(self):

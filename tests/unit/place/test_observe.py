@@ -15,11 +15,12 @@ from ralb_extproc.place.speed import expected_token_seconds, step_seconds, token
 class Pod:
     def __init__(self):
         self.data = columns.empty(4)
+        self.cells = columns.cells(self.data)
         self.observer = Observer()
 
     def say(self, at, **counters):
         self.last = PodSample(at, 0.0, 0.0, **counters)
-        return self.observer.take(self.data, 1, self.last)
+        return self.observer.take(self.cells, 1, self.last)
 
     def __getitem__(self, column):
         return float(self.data[column, 1])
@@ -91,11 +92,11 @@ def test_rates_follow_within_seconds_and_idleness_is_not_speed():
     vllm(pod, 10)
     last = pod.last
     for i in range(1, 40):
-        pod.observer.take(pod.data, 1, replace(last, started=last.started + i))
+        pod.observer.take(pod.cells, 1, replace(last, started=last.started + i))
     assert pod[col.GENERATION_RATE] < 1.0
     assert pod[col.ITL] == pytest.approx(0.02), "how fast it was remains the best guess"
     busy = replace(last, started=last.started + 40, itl_seconds=last.itl_seconds + 5, itl_steps=last.itl_steps + 50)
-    pod.observer.take(pod.data, 1, replace(busy, generation_tokens=last.generation_tokens + 50))
+    pod.observer.take(pod.cells, 1, replace(busy, generation_tokens=last.generation_tokens + 50))
     assert pod[col.ITL] == pytest.approx(0.1, rel=0.01), "what was long ago does not count"
 
 

@@ -131,7 +131,7 @@ def pod(*readings, every=0.2, start=100.0):
     data = columns.empty(1)
     for i, (waiting, running, tokens) in enumerate(readings):
         at = start + i * every
-        count_read(data, 0, PodSample(at, waiting, running, 0.1, generation_tokens=tokens))
+        count_read(columns.cells(data), 0, PodSample(at, waiting, running, 0.1, generation_tokens=tokens))
         data[[columns.WAITING, columns.RUNNING, columns.SCRAPED_AT], 0] = waiting, running, at
     return data
 
@@ -167,10 +167,10 @@ class TestFlow:
 
     def test_answers_count_only_for_pods_that_do_not(self):
         data = columns.empty(1)
-        count_served(data, 0, 50.0, 2.0, 100.0)
+        count_served(columns.cells(data), 0, 50.0, 2.0, 100.0)
         assert flow_of(data, 100.0).work / flow_of(data, 100.0).busy == pytest.approx(25.0)
         counted = pod((0, 1, 0), (0, 1, 10))
-        count_served(counted, 0, 1e6, 1.0, 100.3)
+        count_served(columns.cells(counted), 0, 1e6, 1.0, 100.3)
         assert flow_of(counted, 100.3).work < 11.0
 
     def test_saturated_between_the_bounds_only_if_it_was(self):

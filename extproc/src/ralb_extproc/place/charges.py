@@ -3,7 +3,7 @@
 Writes the columns of our own sending (INFLIGHT to BACKLOG_AT, CONTEXT), and those of ``recent`` and ``clock`` through them.
 """
 
-import numpy as np
+from math import inf
 
 from ralb_extproc.place import columns as col
 from ralb_extproc.place.facts import STALE_SECONDS, Facts
@@ -14,35 +14,36 @@ from ralb_extproc.place.ward import probe_wait
 
 def charge(facts: Facts, key: PodKey, flight: Flight, now: float) -> None:
     """Charge a flight to its pod, and note in it how that was just before."""
-    data, slot, info = facts.roster.data, flight.slot, flight.info
+    cells, slot, tokens = facts.roster.cells, flight.slot, flight.info.input_tokens
     prefill = flight.prefill
     model = facts.models.get(key.pool)
     if model is not None:
-        note = flight.note = facts.clock.note(data, slot, max(0.0, info.input_tokens - prefill), prefill, now)
-        facts.clock.placed(data, slot, note, model, now)
-    flight.load = max(float(data[col.INFLIGHT, slot]), float(data[col.SEEN, slot]))
-    flight.queued = bool(data[col.WAITING, slot] > 0.0 and now - data[col.SCRAPED_AT, slot] < STALE_SECONDS)
-    data[col.CONTEXT, slot] += info.input_tokens
-    data[col.INFLIGHT, slot] += 1.0
-    data[col.PREFILL, slot] += prefill
-    data[col.DECODE, slot] += flight.decode
-    since = max(0.0, now - float(data[col.BACKLOG_AT, slot]))
-    flight.ahead = max(0.0, float(data[col.BACKLOG, slot]) - float(data[col.PREFILL_RATE, slot]) * since)
-    data[col.BACKLOG, slot] = flight.ahead + prefill
-    data[col.BACKLOG_AT, slot] = now
-    if data[col.FAILURES, slot]:
-        data[col.PROBE_AT, slot] = now + probe_wait(float(data[col.FAILURES, slot]))
+        note = flight.note = facts.clock.note(cells, slot, max(0.0, tokens - prefill), prefill, now)
+        facts.clock.placed(cells, slot, note, model, now)
+    flight.load = max(cells[col.INFLIGHT, slot], cells[col.SEEN, slot])
+    flight.queued = cells[col.WAITING, slot] > 0.0 and now - cells[col.SCRAPED_AT, slot] < STALE_SECONDS
+    cells[col.CONTEXT, slot] += tokens
+    cells[col.INFLIGHT, slot] += 1.0
+    cells[col.PREFILL, slot] += prefill
+    cells[col.DECODE, slot] += flight.decode
+    since = max(0.0, now - cells[col.BACKLOG_AT, slot])
+    flight.ahead = max(0.0, cells[col.BACKLOG, slot] - cells[col.PREFILL_RATE, slot] * since)
+    cells[col.BACKLOG, slot] = flight.ahead + prefill
+    cells[col.BACKLOG_AT, slot] = now
+    failures = cells[col.FAILURES, slot]
+    if failures:
+        cells[col.PROBE_AT, slot] = now + probe_wait(failures)
         facts.stale(key.pool)
     view = facts.roster.views.get(key.pool)
     if view is not None and facts.ward.placed(key.pool, view.select, slot, now):
         facts.stale(key.pool)
-    facts.recent.add(data, flight)
+    facts.recent.add(cells, flight)
 
 
 def first_token(facts: Facts, flight: Flight) -> None:
     """Its prefill is done."""
     if facts.roster.is_current(flight.slot, flight.generation):
-        facts.roster.data[col.PREFILL, flight.slot] -= flight.prefill
+        facts.roster.cells[col.PREFILL, flight.slot] -= flight.prefill
         flight.prefill = 0.0
 
 
@@ -52,19 +53,20 @@ def release(facts: Facts, flight: Flight) -> None:
     slot, roster = flight.slot, facts.roster
     if not roster.is_current(slot, flight.generation):
         return
-    data = roster.data
+    cells = roster.cells
     if flight.recent:
-        facts.recent.leave(data, flight)
+        facts.recent.leave(cells, flight)
     else:  # the last reading still counts it
-        data[col.SEEN, slot] = max(float(data[col.SINCE, slot]), float(data[col.SEEN, slot]) - 1.0)
-    data[col.INFLIGHT, slot] -= 1.0
-    if data[col.INFLIGHT, slot] <= 0.0:  # nothing in flight: also wipe what rounding left
-        data[col.FREE_AT, slot] = -np.inf
-        data[[col.INFLIGHT, col.PREFILL, col.DECODE, col.CONTEXT], slot] = 0.0
+        cells[col.SEEN, slot] = max(cells[col.SINCE, slot], cells[col.SEEN, slot] - 1.0)
+    left = cells[col.INFLIGHT, slot] = cells[col.INFLIGHT, slot] - 1.0
+    if left <= 0.0:  # nothing in flight: also wipe what rounding left
+        cells[col.FREE_AT, slot] = -inf
+        for column in (col.INFLIGHT, col.PREFILL, col.DECODE, col.CONTEXT):
+            cells[column, slot] = 0.0
         if slot in roster.draining:
             roster.free(slot)
             facts.clear(slot)
     else:
-        data[col.PREFILL, slot] -= flight.prefill
-        data[col.DECODE, slot] -= flight.decode
-        data[col.CONTEXT, slot] -= flight.info.input_tokens
+        cells[col.PREFILL, slot] -= flight.prefill
+        cells[col.DECODE, slot] -= flight.decode
+        cells[col.CONTEXT, slot] -= flight.info.input_tokens

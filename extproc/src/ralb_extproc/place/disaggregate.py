@@ -141,7 +141,7 @@ def _with_hits(pods: PodTable, scene: Scene) -> Scene:
     if scene.hits is None:
         hits = pods.prefix_hits(scene.ask.prefix, scene.view, scene.ask.input_tokens)
         if hits is not None:
-            return replace(scene, hits=hits * col.belief(scene.block))
+            return scene._replace(hits=hits * col.belief(scene.block))
     return scene
 
 
@@ -168,7 +168,7 @@ def _split(
     if ask.only is not None:
         view = view.narrowed(ask.only) or view
     scene = _with_hits(pods, pods.scene(view, ask, now, dice))
-    ranking = rank(_DECODE, replace(scene, hits=None), 1)
+    ranking = rank(_DECODE, scene._replace(hits=None), 1)
     position = ranking.order[0]
     held = 0.0 if scene.hits is None else float(scene.hits[position])
     first = replace(placement.attempts[0], endpoint=view.addresses[position])

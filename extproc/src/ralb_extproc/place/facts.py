@@ -4,9 +4,8 @@ Data flows one way: ``charges``, ``readings`` and ``outcomes`` note what happene
 None of them calls another; what several find out (a pod does not answer, or is a new process) is noted here, the same for all.
 """
 
+from math import inf
 from typing import Final
-
-import numpy as np
 
 from ralb.v1.snapshot_pb2 import Balancing
 from ralb_extproc.place import columns as col
@@ -71,27 +70,28 @@ class Facts:
     def put_last(self, slot: int, pool: str, now: float) -> None:
         """The pod did not answer: it is tried again after a while, longer with every failure in a row."""
         self.stale(pool)
-        data = self.roster.data
-        data[col.FAILURES, slot] = min(data[col.FAILURES, slot] + 1.0, 1000.0)
-        data[col.FAILED_AT, slot] = now
-        data[col.PROBE_AT, slot] = now + probe_wait(float(data[col.FAILURES, slot]))
+        cells = self.roster.cells
+        failures = cells[col.FAILURES, slot] = min(cells[col.FAILURES, slot] + 1.0, 1000.0)
+        cells[col.FAILED_AT, slot] = now
+        cells[col.PROBE_AT, slot] = now + probe_wait(failures)
 
     def came_back(self, slot: int, pool: str, now: float) -> None:
         """A pod that failed answers again."""
-        data = self.roster.data
-        if data[col.UNREACHABLE, slot] or self.ward.was_down(slot):
+        cells = self.roster.cells
+        if cells[col.UNREACHABLE, slot] or self.ward.was_down(slot):
             self.restarted(slot, pool, now)
             return
-        data[col.FAILURES, slot] = 0.0
-        data[col.PROBE_AT, slot] = -np.inf
+        cells[col.FAILURES, slot] = 0.0
+        cells[col.PROBE_AT, slot] = -inf
         self.stale(pool)
 
     def restarted(self, slot: int, pool: str, now: float) -> None:
         """A new process answers: it is to be judged by what it does itself."""
-        data = self.roster.data
-        data[col.FIRST_SEEN, slot] = now
-        data[[col.FAILURES, col.UNREACHABLE], slot] = 0.0
-        data[[col.FREE_AT, col.FACTOR, col.PROBE_AT], slot] = -np.inf, 1.0, -np.inf
+        cells = self.roster.cells
+        cells[col.FIRST_SEEN, slot] = now
+        cells[col.FAILURES, slot] = cells[col.UNREACHABLE, slot] = 0.0
+        cells[col.FREE_AT, slot] = cells[col.PROBE_AT, slot] = -inf
+        cells[col.FACTOR, slot] = 1.0
         self.clock.forget(slot)
         self.ward.restarted(pool, slot)
         self.stale(pool)

@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 
 from ralb_extproc.place import columns as col
-from ralb_extproc.place.columns import Floats
+from ralb_extproc.place.columns import Cells, Floats
 from ralb_extproc.place.load import FAILING, Steady, capped
 from ralb_extproc.place.sample import PodSample
 
@@ -74,14 +74,15 @@ def flow(block: Floats, state: Steady, share: Floats, now: float, before: Flow |
         before: the last one of the pool, for the hysteresis.
     """
     aged = np.exp2((np.maximum(block[col.FLOW_AT], 0.0) - now) / HALF_LIFE)
-    work, busy, filled, full = (block[[col.WORK, col.BUSY, col.FILLED, col.FULL]] @ aged).tolist()
+    work, busy, filled, full = (block[col.WORK : col.FULL + 1] @ aged).tolist()
     well = np.ones(block.shape[1], np.bool_) if state.failing is None else ~state.failing
-    pods = float(share[well].sum())
+    pods = float(share @ well)
     if state.cap:
         well &= ~capped(block, state.trust, state.cap)
     excess = 0.0
-    if well.any():
-        pressure = float(np.minimum(_pressure(block[:, well], state.trust[well]), _CLIP).mean())
+    count = int(np.count_nonzero(well))
+    if count:
+        pressure = float(np.minimum(_pressure(block, state.trust), _CLIP) @ well) / count
         was = before is not None and before.excess > 0.0
         if pressure > (_CALM if was else 1.0):
             excess = min((pressure - _CALM) / (_FLOOD - _CALM), 1.0)
@@ -103,45 +104,46 @@ def _pressure(block: Floats, trust: Floats) -> Floats:
     waiting = block[col.WAITING]
     queue: Floats = trust * (waiting + block[col.SINCE] * (waiting > 0.0))
     queue /= _QUEUE_MIN + _QUEUE_SHARE * block[col.RUNNING]
-    queue *= np.clip(1.0 + (block[col.KV_USAGE] - _KV_HIGH) / (1.0 - _KV_HIGH), 1.0, 2.0)
+    fullness = (block[col.KV_USAGE] - _KV_HIGH) / (1.0 - _KV_HIGH)
+    queue *= 1.0 + np.minimum(np.maximum(fullness, 0.0), 1.0)
     return queue
 
 
-def count_read(data: Floats, slot: int, sample: PodSample) -> None:
+def count_read(cells: Cells, slot: int, sample: PodSample) -> None:
     """Take in a reading, before it replaces the last one in the table."""
     if sample.running is None or sample.waiting is None:
         return
-    seconds = sample.started - float(data[col.SCRAPED_AT, slot])
-    last = float(data[col.WORK_COUNT, slot])
+    seconds = sample.started - cells[col.SCRAPED_AT, slot]
+    last = cells[col.WORK_COUNT, slot]
     counted = _counted(sample)
     done = 0.0
     if counted is not None:
-        data[col.WORK_COUNT, slot] = counted
+        cells[col.WORK_COUNT, slot] = counted
         done = counted - last
     elif sample.generation_rate is not None:
-        data[col.WORK_COUNT, slot] = last = 0.0
+        cells[col.WORK_COUNT, slot] = last = 0.0
         done = sample.generation_rate * seconds
     else:
-        data[col.WORK_COUNT, slot] = last = -1.0
+        cells[col.WORK_COUNT, slot] = last = -1.0
     if last < 0.0 or done < 0.0 or not 0.0 < seconds <= _GAP_MAX:
         return
-    before = float(data[col.RUNNING, slot])
+    before = cells[col.RUNNING, slot]
     running = (before + sample.running) / 2.0
-    _age(data, slot, sample.started)
-    data[col.WORK, slot] += done
-    data[col.BUSY, slot] += running * seconds
-    queued = min(float(data[col.WAITING, slot]), sample.waiting)
+    _age(cells, slot, sample.started)
+    cells[col.WORK, slot] += done
+    cells[col.BUSY, slot] += running * seconds
+    queued = min(cells[col.WAITING, slot], sample.waiting)
     if queued > _QUEUE_MIN + _QUEUE_SHARE * running:
-        data[col.FILLED, slot] += running * running * seconds
-        data[col.FULL, slot] += running * seconds
+        cells[col.FILLED, slot] += running * running * seconds
+        cells[col.FULL, slot] += running * seconds
 
 
-def count_served(data: Floats, slot: int, work: float, seconds: float, now: float) -> None:
+def count_served(cells: Cells, slot: int, work: float, seconds: float, now: float) -> None:
     """Take in a finished request, where the pod itself does not count: ``seconds`` include its queueing."""
-    if data[col.WORK_COUNT, slot] < 0.0 and work > 0.0 and seconds > 0.0:
-        _age(data, slot, now)
-        data[col.WORK, slot] += work
-        data[col.BUSY, slot] += seconds
+    if cells[col.WORK_COUNT, slot] < 0.0 and work > 0.0 and seconds > 0.0:
+        _age(cells, slot, now)
+        cells[col.WORK, slot] += work
+        cells[col.BUSY, slot] += seconds
 
 
 def work_of(prompt: float, cached: float, output: float) -> float:
@@ -155,11 +157,10 @@ def _counted(sample: PodSample) -> float | None:
     return work_of(sample.prompt_tokens or 0.0, sample.prefix_hits or 0.0, sample.generation_tokens)
 
 
-def _age(data: Floats, slot: int, now: float) -> None:
-    at = float(data[col.FLOW_AT, slot])
+def _age(cells: Cells, slot: int, now: float) -> None:
+    at = cells[col.FLOW_AT, slot]
     if now > at:
         keep = 0.5 ** (min(now - at, 1e6) / HALF_LIFE)
-        # One by one: an index of several costs twenty times as much, with every scrape.
         for column in (col.WORK, col.BUSY, col.FILLED, col.FULL):
-            data[column, slot] *= keep
-        data[col.FLOW_AT, slot] = now
+            cells[column, slot] *= keep
+        cells[col.FLOW_AT, slot] = now

@@ -7,13 +7,13 @@ Not safe for threads; the request path is one event loop.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ralb_extproc.place.model import Note
 from ralb_extproc.place.prefix import NO_PREFIX, Prefix
 
 
-@dataclass(frozen=True, slots=True)
-class FlightInfo:
+class FlightInfo(NamedTuple):
     """What is remembered of a request for learning from its outcome.
 
     Attributes:

@@ -17,6 +17,7 @@ request is computed with every decision.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -50,55 +51,96 @@ _TIGHT: Final = 0.75
 _KV_MAX: Final = 0.99
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)
 class Steady:
     """What holds for some milliseconds about the pods of a pool.
 
+    What few decisions need is worked out when first asked for.
+
     Attributes:
         at: monotonic seconds it was computed for.
+        block: the pods' columns, (columns x pods).
         trust: weight of each pod's reading.
         typical: weighted mean of ``seen``; where pages are stuck one per pod, and for those pods our own requests in flight
             times how many there are of all on the others.
-        factor: memory: 1 + 0.15 k / (1 - k) with k = aged KV use: flat until the cache fills up, then steep.
         failing: which pods failed and are not due for a probe, or want no work for now; None = none.
         reduced: which pods may have only a share of their part of the work, see ``health``; None = none.
         due: which of those are to be tried now, to see how they are; None = none.
         cap: requests each pod is to have at once, as configured; 0 = any number.
         caps: how many each seems to take, as learned, inf = not known; None = of none.
-        measured: whether any reading has weight.
-        order: positions by class, then load times factor: good enough for pools that only come in when a better one fails.
+        total: sum of ``trust``.
         usable: how many pods are not failing.
-        best: class of the first in ``order``.
-        queue: mean requests waiting per pod, each reading at its weight; 0 where nothing was read.
         crowd: how many requests there are for each of ours: 1, and more where other gateways send to the pool as well.
         fresh: whether all readings have their full weight.
         belief: by how much expected prefix hits count, see ``columns.belief``; None = in full.
         pace: how many times as slow as its peers each pod is; None = all alike.
-        held: tokens in the caches: as last said, the older the more what is usual or our own requests hold, as with load.
-            Without the requests that no reading can have counted.
         tight: whether a cache is so full that room in it matters.
     """
 
     at: float
+    block: Floats
     trust: Floats
     typical: float | Floats
-    factor: Floats
     failing: Bools | None
     reduced: Bools | None
     due: Bools | None
     cap: int
     caps: Floats | None
-    measured: bool
-    order: tuple[int, ...]
+    total: float
     usable: int
-    best: int
-    queue: float
     crowd: float
     fresh: bool
     belief: Floats | None
     pace: Floats | None
-    held: Floats
     tight: bool
+
+    @property
+    def measured(self) -> bool:
+        """Whether any reading has weight."""
+        return self.total > 0.0
+
+    @cached_property
+    def factor(self) -> Floats:
+        """Memory: 1 + 0.15 k / (1 - k) with k = aged KV use: flat until the cache fills up, then steep."""
+        kv = np.minimum(self.block[col.KV_USAGE] * self.trust, _KV_MAX)
+        out: Floats = 1.0 + KV_WEIGHT * kv / (1.0 - kv)
+        return out
+
+    @cached_property
+    def held(self) -> Floats:
+        """Tokens in the caches: as last said, the older the more what is usual or our own requests hold, as with load.
+
+        Without the requests that no reading can have counted.
+        """
+        block, trust = self.block, self.trust
+        ours = np.maximum(block[col.CONTEXT] - block[col.SINCE_TOKENS], 0.0)
+        capacity, usage = block[col.KV_CAPACITY], block[col.KV_USAGE]
+        typical = float(trust @ usage) / self.total if self.measured else 0.0
+        out: Floats = np.maximum(ours, typical * capacity)
+        out += trust * (usage * capacity - out)
+        out = np.where(capacity > 0.0, out, ours)
+        return out
+
+    @cached_property
+    def queue(self) -> float:
+        """Mean requests waiting per pod, each reading at its weight; 0 where nothing was read."""
+        return float(self.trust @ self.block[col.WAITING]) / len(self.trust)
+
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """Positions by class, then load times factor: for pools that only come in when a better one fails."""
+        keys = (load(self.block, self.trust, self.typical) + 1.0) * self.factor
+        found = self._found
+        return tuple((keys.argsort(kind="stable") if found is None else np.lexsort((keys, found))).tolist())
+
+    @property
+    def best(self) -> int:
+        """State of the first in ``order``."""
+        return FIT if self._found is None else state_of(self._found, self.order[0])
+
+    @cached_property
+    def _found(self) -> npt.NDArray[np.int8] | None:
+        return _classes(self.block, self.trust, self.cap, self.caps, self.failing, self.reduced, None)
 
 
 def weight(age: Floats) -> Floats:
@@ -117,67 +159,48 @@ def steady(block: Floats, cap: int, now: float, care: Care | None = None) -> Ste
     ``care`` is what is known of their health; None = all are well.
     """
     trust = weight(now - block[col.SCRAPED_AT])
-    failing = (block[col.FAILURES] > 0.0) & (block[col.PROBE_AT] > now)
+    failing: Bools | None = None
+    if col.most(block[col.FAILURES]) > 0.0:
+        failing = (block[col.FAILURES] > 0.0) & (block[col.PROBE_AT] > now)
     if care is not None:
         if care.stuck is not None:
             trust[care.stuck] = 0.0
         if care.limited is not None:
-            failing |= care.limited
+            failing = care.limited if failing is None else failing | care.limited
+    if failing is not None and not failing.any():
+        failing = None
     total = float(trust.sum())
-    typical = float(trust @ block[col.SEEN]) / total if total > 0.0 else 0.0
+    seen, ours = float(trust @ block[col.SEEN]), float(trust @ block[col.INFLIGHT])
+    typical: float | Floats = seen / total if total > 0.0 else 0.0
     if care is not None and care.stuck is not None:
-        ours = float(trust @ block[col.INFLIGHT])
-        each = max(1.0, typical * total / ours) if ours > 0.0 else 1.0
-        prior: float | Floats = np.where(care.stuck, each * block[col.INFLIGHT], typical)
-    else:
-        prior = typical
-    kv = np.minimum(block[col.KV_USAGE] * trust, _KV_MAX)
-    factor = 1.0 + KV_WEIGHT * kv / (1.0 - kv)
-    count = len(trust)
-    failed = int(np.count_nonzero(failing))
+        each = max(1.0, seen / ours) if ours > 0.0 else 1.0
+        typical = np.where(care.stuck, each * block[col.INFLIGHT], typical)
+    factors = block[col.FACTOR]
     reduced, due, caps = (None, None, None) if care is None else (care.reduced, care.due, care.caps)
-    found = _classes(block, trust, cap, caps, failing if failed else None, reduced, None)
-    keys = (load(block, trust, prior) + 1.0) * factor
-    order = (keys.argsort(kind="stable") if found is None else np.lexsort((keys, found))).tolist()
     return Steady(
         at=now,
+        block=block,
         trust=trust,
-        typical=prior,
-        factor=factor,
-        failing=failing if failed else None,
+        typical=typical,
+        failing=failing,
         reduced=reduced,
         due=due,
         cap=cap,
         caps=caps,
-        measured=total > 0.0,
-        order=tuple(order),
-        usable=count - failed,
-        best=state_of(found, order[0]),
-        queue=float(trust @ block[col.WAITING]) / count,
-        crowd=_crowd(block, trust),
-        fresh=bool((trust > _FRESH).all()),
-        belief=col.belief(block) if (block[col.HIT_TRUST] < col.DOUBT).any() else None,
-        pace=block[col.FACTOR].copy() if (block[col.FACTOR] != 1.0).any() else None,
-        held=_held(block, trust, total),
-        tight=bool((block[col.KV_USAGE] * trust > _TIGHT).any()),
+        total=total,
+        usable=len(trust) - (0 if failing is None else int(np.count_nonzero(failing))),
+        crowd=_crowd(seen, ours),
+        fresh=col.least(trust) > _FRESH,
+        belief=col.belief(block) if col.least(block[col.HIT_TRUST]) < col.DOUBT else None,
+        pace=factors.copy() if col.least(factors) != 1.0 or col.most(factors) != 1.0 else None,
+        tight=col.most(block[col.KV_USAGE] * trust) > _TIGHT,
     )
 
 
-def _held(block: Floats, trust: Floats, total: float) -> Floats:
-    ours = np.maximum(block[col.CONTEXT] - block[col.SINCE_TOKENS], 0.0)
-    capacity, usage = block[col.KV_CAPACITY], block[col.KV_USAGE]
-    typical = float(trust @ usage) / total if total > 0.0 else 0.0
-    out: Floats = np.maximum(ours, typical * capacity)
-    out += trust * (usage * capacity - out)
-    out = np.where(capacity > 0.0, out, ours)
-    return out
-
-
-def _crowd(block: Floats, trust: Floats) -> float:
-    ours = float(trust @ block[col.INFLIGHT])
+def _crowd(seen: float, ours: float) -> float:
     if ours < _ENOUGH:
         return 1.0
-    crowd = float(trust @ block[col.SEEN]) / ours
+    crowd = seen / ours
     return min(crowd, _MOST_CROWD) if crowd > _ALONE else 1.0
 
 

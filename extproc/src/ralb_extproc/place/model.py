@@ -15,9 +15,8 @@ nothing about speed and is left out; none can be negative.
 May not enter: pods (one that is slower than its peers has a factor of its own, see ``clock``), clocks, I/O.
 """
 
-from dataclasses import dataclass
 from math import exp, isfinite, log
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -103,8 +102,7 @@ class Fit:
         return out
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(NamedTuple):
     """What was known of a pod when a request came to it.
 
     Attributes:

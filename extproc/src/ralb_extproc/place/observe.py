@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Final, NamedTuple
 
 from ralb_extproc.place import columns as col
-from ralb_extproc.place.columns import Floats
+from ralb_extproc.place.columns import Cells
 from ralb_extproc.place.sample import PodSample
 
 # Readings closer together than this are taken as one interval with the next.
@@ -123,46 +123,47 @@ class Observer:
         """The slot is another pod's from now on."""
         self._before.pop(slot, None)
 
-    def take(self, data: Floats, slot: int, sample: PodSample) -> bool:
+    def take(self, cells: Cells, slot: int, sample: PodSample) -> bool:
         """Take in a reading of a slot's pod and set its columns; returns whether its engine started anew since the last."""
         before, counters = self._before.get(slot), _counters(sample)
         if before is None:
-            self._start(data, slot, sample, counters)
+            self._start(cells, slot, sample, counters)
             return False
         grown = before.grown(counters)
         if grown.restarted:
-            data[list(_DERIVED), slot] = 0.0
-            data[col.ACCEPTANCE, slot] = 1.0
-            self._start(data, slot, sample, counters)
+            for column in _DERIVED:
+                cells[column, slot] = 0.0
+            cells[col.ACCEPTANCE, slot] = 1.0
+            self._start(cells, slot, sample, counters)
             return True
         seconds = sample.started - before.at
         if seconds < MIN_SECONDS:
             return False
         keep = 0.5 ** (seconds / HALF_LIFE)
-        self._gauges(data, slot, sample, keep)
-        self._rates(data, slot, before, grown, seconds, counted=sample.generation_rate is None)
-        self._means(data, slot, before, grown, keep)
+        self._gauges(cells, slot, sample, keep)
+        self._rates(cells, slot, before, grown, seconds, counted=sample.generation_rate is None)
+        self._means(cells, slot, before, grown, keep)
         before.at, before.counters, before.rated = sample.started, counters, True
         return False
 
-    def _start(self, data: Floats, slot: int, sample: PodSample, counters: tuple[float | None, ...]) -> None:
+    def _start(self, cells: Cells, slot: int, sample: PodSample, counters: tuple[float | None, ...]) -> None:
         self._before[slot] = _Before(sample.started, counters)
-        self._gauges(data, slot, sample, 0.0)
+        self._gauges(cells, slot, sample, 0.0)
 
-    def _gauges(self, data: Floats, slot: int, sample: PodSample, keep: float) -> None:
+    def _gauges(self, cells: Cells, slot: int, sample: PodSample, keep: float) -> None:
         """What engines have averaged themselves."""
         if sample.generation_rate is not None:
-            self._set(data, slot, col.GENERATION_RATE, sample.generation_rate, MAX_RATE, keep)
+            self._set(cells, slot, col.GENERATION_RATE, sample.generation_rate, MAX_RATE, keep)
         if sample.acceptance is not None:
-            self._set(data, slot, col.ACCEPTANCE, sample.acceptance, MAX_ACCEPTANCE, keep)
+            self._set(cells, slot, col.ACCEPTANCE, sample.acceptance, MAX_ACCEPTANCE, keep)
 
-    def _set(self, data: Floats, slot: int, column: int, value: float, most: float, keep: float) -> None:
+    def _set(self, cells: Cells, slot: int, column: int, value: float, most: float, keep: float) -> None:
         if value > most:
             self.odd += 1
         else:
-            data[column, slot] += (1.0 - keep) * (value - data[column, slot])
+            cells[column, slot] += (1.0 - keep) * (value - cells[column, slot])
 
-    def _rates(self, data: Floats, slot: int, before: _Before, grown: _Grown, seconds: float, *, counted: bool) -> None:
+    def _rates(self, cells: Cells, slot: int, before: _Before, grown: _Grown, seconds: float, *, counted: bool) -> None:
         for place, column, half_life in _RATES:
             more = grown[place]
             if more is None or (column == col.GENERATION_RATE and not counted):
@@ -171,27 +172,27 @@ class Observer:
                 self.odd += 1
                 continue
             keep = 0.5 ** (seconds / half_life) if before.rated else 0.0
-            old = data.item(column, slot)
-            data[column, slot] = old + (1.0 - keep) * (more / seconds - old)
+            old = cells[column, slot]
+            cells[column, slot] = old + (1.0 - keep) * (more / seconds - old)
 
-    def _means(self, data: Floats, slot: int, before: _Before, grown: _Grown, keep: float) -> None:
+    def _means(self, cells: Cells, slot: int, before: _Before, grown: _Grown, keep: float) -> None:
         accepted, drafts, steps = grown.spec_accepted, grown.spec_drafts, grown.itl_steps
         if accepted is not None and drafts is not None:
             # A step without a draft (none was found) gives one token like any other.
             mean = self._mean(before.accepted, accepted, max(drafts, steps or 0.0), keep, MAX_ACCEPTANCE - 1.0)
             if mean is not None:
-                data[col.ACCEPTANCE, slot] = 1.0 + mean
+                cells[col.ACCEPTANCE, slot] = 1.0 + mean
         tokens = grown.itl_tokens
         if tokens is None and steps is not None:
             tokens = _tokens(grown, steps)
         if grown.itl_seconds is not None and tokens is not None:
             mean = self._mean(before.itl, grown.itl_seconds, tokens, keep, MAX_ITL)
             if mean is not None:
-                data[col.ITL, slot] = mean
+                cells[col.ITL, slot] = mean
         if grown.prefill_seconds is not None and grown.prefill_count is not None:
             mean = self._mean(before.prefill, grown.prefill_seconds, grown.prefill_count, keep, MAX_PREFILL)
             if mean is not None:
-                data[col.PREFILL_SECONDS, slot] = mean
+                cells[col.PREFILL_SECONDS, slot] = mean
 
     def _mean(self, mean: _Mean, total: float, count: float, keep: float, most: float) -> float | None:
         found = mean.add(total, count, keep, most)

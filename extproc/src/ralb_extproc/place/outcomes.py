@@ -16,7 +16,7 @@ _TRUST_MIN: Final = 0.05
 def fail(facts: Facts, slot: int, now: float, *, refused: bool, begun: float) -> None:
     """A request failed on the pod."""
     key = facts.roster.member(slot)
-    if key is not None and begun >= facts.roster.data[col.FIRST_SEEN, slot]:
+    if key is not None and begun >= facts.roster.cells[col.FIRST_SEEN, slot]:
         facts.ward.failed(key.pool, slot, refused=refused)
         facts.put_last(slot, key.pool, now)
 
@@ -25,7 +25,7 @@ def succeed(facts: Facts, slot: int, now: float) -> None:
     """A request was served."""
     key = facts.roster.member(slot)
     if key is not None:
-        if facts.roster.data[col.FAILURES, slot]:
+        if facts.roster.cells[col.FAILURES, slot]:
             facts.came_back(slot, key.pool, now)
         facts.ward.served(key.pool, slot)
 
@@ -49,10 +49,10 @@ def learn_times(
     facts.ward.timed(flight, key.pool, ttft=ttft, duration=duration, output=output, uncached=uncached)
     model = facts.models.get(key.pool)
     if model is not None and flight.note is not None:
-        data = facts.roster.data
-        ratio = model.served(flight.note, float(data[col.INFLIGHT, slot]), ttft, duration, output, cached)
+        cells = facts.roster.cells
+        ratio = model.served(flight.note, cells[col.INFLIGHT, slot], ttft, duration, output, cached)
         if ratio is not None:
-            facts.clock.served(data, slot, ratio)
+            facts.clock.served(cells, slot, ratio)
 
 
 def learn_prefill(facts: Facts, flight: Flight, ttft: float) -> None:
@@ -69,7 +69,7 @@ def learn_prefill(facts: Facts, flight: Flight, ttft: float) -> None:
 def learn_hits(facts: Facts, slot: int, expected: float, actual: float) -> None:
     """Correct the trust in expected prefix hits of a pod."""
     if expected > 0.0 and facts.roster.member(slot) is not None:
-        data = facts.roster.data
-        trust = float(data[col.HIT_TRUST, slot])
+        cells = facts.roster.cells
+        trust = cells[col.HIT_TRUST, slot]
         came_true = min(max(actual * min(1.0, trust / col.DOUBT) / expected, 0.0), 1.0)
-        data[col.HIT_TRUST, slot] = max(_TRUST_MIN, trust + _LEARN * (came_true - trust))
+        cells[col.HIT_TRUST, slot] = max(_TRUST_MIN, trust + _LEARN * (came_true - trust))

@@ -345,7 +345,7 @@ class PodTable:
     def learn_work(self, slot: int, work: float, seconds: float, now: float) -> None:
         """Note that a request was served in so many seconds; ``work`` as of ``flow.work_of``."""
         if self._roster.member(slot) is not None:
-            count_served(self.data, slot, work, seconds, now)
+            count_served(self._roster.cells, slot, work, seconds, now)
 
     def learn_prefill(self, flight: Flight, ttft: float) -> None:
         """Correct the prefill rate of a pool by the time to first token (seconds) of a flight one of its pods served.

@@ -12,42 +12,43 @@ def observe(facts: Facts, slot: int, sample: PodSample, now: float, settle: floa
     key = facts.roster.member(slot)
     if key is None:
         return
-    data, pool = facts.roster.data, key.pool
-    if now - data[col.SCRAPED_AT, slot] > STALE_SECONDS:
+    roster, pool = facts.roster, key.pool
+    cells = roster.cells
+    if now - cells[col.SCRAPED_AT, slot] > STALE_SECONDS:
         facts.stale(pool)
-    if data[col.UNREACHABLE, slot] and sample.started > data[col.FAILED_AT, slot]:
+    if cells[col.UNREACHABLE, slot] and sample.started > cells[col.FAILED_AT, slot]:
         facts.came_back(slot, pool, now)
     if facts.ward.read(slot, sample, now):
         facts.stale(pool)
-    view = facts.roster.views[pool]
+    view = roster.views[pool]
     if sample.kv_usage is not None:
-        data[col.KV_USAGE, slot] = sample.kv_usage
-    if sample.kv_capacity is not None and sample.kv_capacity != data[col.KV_CAPACITY, slot]:
-        data[col.KV_CAPACITY, slot] = sample.kv_capacity
-        facts.prefixes.measure(view, data)
-    if facts.observer.take(data, slot, sample):
+        cells[col.KV_USAGE, slot] = sample.kv_usage
+    if sample.kv_capacity is not None and sample.kv_capacity != cells[col.KV_CAPACITY, slot]:
+        cells[col.KV_CAPACITY, slot] = sample.kv_capacity
+        facts.prefixes.measure(view, roster.data)
+    if facts.observer.take(cells, slot, sample):
         # A new process: its cache is empty.
         facts.forget_cache(pool, slot)
         facts.restarted(slot, pool, sample.started)
     facts.residency.take(view, slot, sample.adapters, sample.adapter_room)
     if sample.waiting is None or sample.running is None:
         return
-    count_read(data, slot, sample)
-    data[col.WAITING, slot] = sample.waiting
-    data[col.RUNNING, slot] = sample.running
-    data[col.SCRAPED_AT, slot] = min(now, sample.started)
+    count_read(cells, slot, sample)
+    cells[col.WAITING, slot] = sample.waiting
+    cells[col.RUNNING, slot] = sample.running
+    cells[col.SCRAPED_AT, slot] = min(now, sample.started)
     cutoff = sample.started - settle
-    facts.recent.counted(data, slot, cutoff, sample.waiting + sample.running)
+    facts.recent.counted(cells, slot, cutoff, sample.waiting + sample.running)
     model = facts.models.get(pool)
     if model is not None:
-        facts.clock.read(data, slot, sample.waiting, cutoff, model)
+        facts.clock.read(cells, slot, sample.waiting, cutoff, model)
 
 
 def unreachable(facts: Facts, slot: int, now: float) -> None:
     """The pod refused the scraper's connection: it goes last, and its cache is gone."""
-    key, data = facts.roster.member(slot), facts.roster.data
-    if key is not None and not data[col.UNREACHABLE, slot]:
-        data[col.FAILURES, slot] = max(UNREACHABLE_AS, float(data[col.FAILURES, slot]))
+    key, cells = facts.roster.member(slot), facts.roster.cells
+    if key is not None and not cells[col.UNREACHABLE, slot]:
+        cells[col.FAILURES, slot] = max(UNREACHABLE_AS, cells[col.FAILURES, slot])
         facts.put_last(slot, key.pool, now)
-        data[col.UNREACHABLE, slot] = 1.0
+        cells[col.UNREACHABLE, slot] = 1.0
         facts.forget_cache(key.pool, slot)

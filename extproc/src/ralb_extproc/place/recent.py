@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 from typing import Final
 
 from ralb_extproc.place import columns as col
-from ralb_extproc.place.columns import Floats
+from ralb_extproc.place.columns import Cells
 from ralb_extproc.place.ledger import Flight
 
 _LIMIT: Final = 4096  # per pod
@@ -23,32 +23,32 @@ class Recent:
         """The slot is nobody's, and its columns as new."""
         self._by_slot.pop(slot, None)
 
-    def add(self, data: Floats, flight: Flight) -> None:
+    def add(self, cells: Cells, flight: Flight) -> None:
         """A request was sent."""
         slot = flight.slot
-        data[col.SINCE_TOKENS, slot] += flight.uncached
-        data[col.SINCE, slot] += 1.0
-        data[col.SEEN, slot] += 1.0
+        cells[col.SINCE_TOKENS, slot] += flight.uncached
+        cells[col.SINCE, slot] += 1.0
+        cells[col.SEEN, slot] += 1.0
         flight.recent = True
         waiting = self._by_slot[slot]
         waiting.append(flight)
         while not waiting[0].open or len(waiting) > _LIMIT:
-            self.leave(data, waiting.popleft())
+            self.leave(cells, waiting.popleft())
 
-    def leave(self, data: Floats, flight: Flight) -> None:
+    def leave(self, cells: Cells, flight: Flight) -> None:
         """A request ended, or a reading counts it."""
         if flight.recent:
             flight.recent = False
             slot = flight.slot
-            data[col.SINCE, slot] -= 1.0
-            data[col.SINCE_TOKENS, slot] -= flight.uncached
-            data[col.SEEN, slot] -= 1.0
+            cells[col.SINCE, slot] -= 1.0
+            cells[col.SINCE_TOKENS, slot] -= flight.uncached
+            cells[col.SEEN, slot] -= 1.0
 
-    def counted(self, data: Floats, slot: int, cutoff: float, said: float) -> None:
+    def counted(self, cells: Cells, slot: int, cutoff: float, said: float) -> None:
         """A reading says how many requests the pod has, and can have counted those sent before ``cutoff``."""
         waiting = self._by_slot[slot]
         while waiting and (not waiting[0].open or waiting[0].begun < cutoff):
-            self.leave(data, waiting.popleft())
-        data[col.SEEN, slot] = said + data[col.SINCE, slot]
-        if not data[col.SINCE, slot]:
-            data[col.SINCE_TOKENS, slot] = 0.0  # wipes what rounding left
+            self.leave(cells, waiting.popleft())
+        cells[col.SEEN, slot] = said + cells[col.SINCE, slot]
+        if not cells[col.SINCE, slot]:
+            cells[col.SINCE_TOKENS, slot] = 0.0  # wipes what rounding left

@@ -2,7 +2,7 @@
 
 Slots are stable while an endpoint stays; after that they are used again under a new generation, so late news of a gone pod
 cannot hit its successor. Knows nothing of what is kept elsewhere by slot: it says which slots were freed, and its caller lets
-the others know. The trap is ``data``: it is replaced when it grows.
+the others know. The trap is ``data`` and ``cells``: they are replaced when they grow.
 """
 
 from collections.abc import Container, Iterator, Mapping
@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from ralb_extproc.place import columns as col
-from ralb_extproc.place.columns import Floats
+from ralb_extproc.place.columns import Cells, Floats
 from ralb_extproc.place.views import PodKey, PoolView, select
 
 FIRST_SLOTS: Final = 16
@@ -37,13 +37,14 @@ class Roster:
     """Pods by slot, slots by pod.
 
     Attributes:
-        data: (columns x slots), see ``columns``.
+        data / cells: (columns x slots), see ``columns``.
         views: by pool id; only pools that have pods.
         draining: slots of pods that left with flights of ours, and until when they are kept.
     """
 
     def __init__(self) -> None:
         self.data: Floats = col.empty(FIRST_SLOTS)
+        self.cells: Cells = col.cells(self.data)
         self.views: dict[str, PoolView] = {}
         self.draining: dict[int, float] = {}
         self._keys: list[PodKey | None] = [None] * FIRST_SLOTS
@@ -75,7 +76,7 @@ class Roster:
         for slot, until in self.draining.items():
             key = self._keys[slot]
             if key is not None:
-                yield key, float(self.data[col.INFLIGHT, slot]), until
+                yield key, self.cells[col.INFLIGHT, slot], until
 
     def follow(
         self,
@@ -148,6 +149,7 @@ class Roster:
             have = len(self._keys)
             more = max(have, count)
             self.data = np.concatenate([self.data, col.empty(more)], axis=1)
+            self.cells = col.cells(self.data)
             self._keys.extend([None] * more)
             free.extend(range(have, have + more))
         for i in range(len(free) - count + 1):

@@ -6,7 +6,7 @@ whole loop.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ralb.v1.snapshot_pb2 import Endpoint, Pool
 from ralb_extproc.place.ask import Ask
@@ -17,8 +17,7 @@ from ralb_extproc.place.pods import PodTable
 from ralb_extproc.place.strategy import rank
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """Where a request should go.
 
     Attributes:

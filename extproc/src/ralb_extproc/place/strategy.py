@@ -7,7 +7,7 @@ multiplied by a random 1 to 1.02, so near equals share the work and replicas of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +19,10 @@ from ralb_extproc.place.load import Steady, classes, held_back, state_of
 from ralb_extproc.place.model import SpeedModel
 from ralb_extproc.place.views import PoolView
 
-NEAR: Final = 0.02
 _PARTIAL: Final = 64  # from so many pods on, sorting only the best pays
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
+class Scene(NamedTuple):
     """What a strategy compares pods by.
 
     Attributes:
@@ -109,8 +107,7 @@ class Strategy:
         """The pod in ``slot`` left or restarted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
+class Ranking(NamedTuple):
     """The pods of a pool in order of preference.
 
     Attributes:
@@ -137,9 +134,7 @@ def rank(strategy: Strategy, scene: Scene, want: int) -> Ranking:
     state, input_tokens = scene.steady, scene.ask.input_tokens
     costs = scene_costs = strategy.costs(scene)
     if strategy.spreads:
-        costs = scene.dice.many(len(costs)) * NEAR
-        costs += 1.0
-        costs *= scene_costs
+        costs = scene_costs * scene.dice.near(len(scene_costs))
     found = classes(scene.block, state, scene.overdrawn)
     order = _order(costs, found, want)
     first = order[0]

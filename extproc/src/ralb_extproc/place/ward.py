@@ -68,7 +68,7 @@ class _Pool:
         return 0.0 <= now - self.reviewed < (REVIEW_SECONDS if busy else IDLE_SECONDS)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Care:
     """What placing must know of pods, by position in a view.
 
@@ -233,21 +233,22 @@ class Ward:
             self._review(known, whole, block, now)
         state = self.state[:, part]
         share = state[health.SHARE]
-        limited = state[health.LIMITED] > now
-        stuck = state[_STUCK] > 0.0
-        capped = state[_CAP] > 0.0
+        limited = state[health.LIMITED] > now if col.most(state[health.LIMITED]) > now else None
+        caps = state[_CAP]
         reduced = due = None
         if known.shares:
             reduced = share < 1.0
             due = (state[health.LEVEL] > health.HEALTHY) & (now - state[health.PLACED] >= health.PROBE_SECONDS)
-            due &= (state[health.CREDIT] >= 1.0) & ~limited & (data[col.FAILURES, part] == 0.0)
+            due &= (state[health.CREDIT] >= 1.0) & (data[col.FAILURES, part] == 0.0)
+            if limited is not None:
+                due &= ~limited
         return Care(
             share=share.copy(),
             reduced=reduced if reduced is not None and reduced.any() else None,
             due=due if due is not None and due.any() else None,
-            limited=limited if limited.any() else None,
-            stuck=stuck if stuck.any() else None,
-            caps=np.where(capped, state[_CAP], np.inf) if capped.any() else None,
+            limited=limited,
+            stuck=state[_STUCK] > 0.0 if col.most(state[_STUCK]) > 0.0 else None,
+            caps=np.where(caps > 0.0, caps, np.inf) if col.most(caps) > 0.0 else None,
         )
 
     def _review(self, known: _Pool, whole: slice | Slots, block: Floats, now: float) -> None:

@@ -111,10 +111,10 @@ class ReasoningAware(Strategy):
             ask = replace(ask, input_tokens=round(home.tokens))
         where = position(scene.view, home)
         if where < 0:
-            return replace(scene, ask=ask)
+            return scene._replace(ask=ask)
         hits = np.zeros(len(scene.view.slots))
         hits[where] = min(home.tokens, ask.input_tokens) * (1.0 if belief is None else belief[where])
-        return replace(scene, ask=ask, hits=hits)
+        return scene._replace(ask=ask, hits=hits)
 
     def placed(self, view: PoolView, slot: int, ask: Ask, now: float) -> None:
         """See ``Strategy.placed``."""

@@ -21,7 +21,7 @@ from ralb_extproc.place.strategies.homes import Homes, position
 from ralb_extproc.place.strategies.keys import digests, key_of, mixed, written
 from ralb_extproc.place.strategies.loads import SESSION_BOUND, loads, over, pressed
 from ralb_extproc.place.strategies.slots import PerPods
-from ralb_extproc.place.strategy import NEAR, Scene, Strategy
+from ralb_extproc.place.strategy import Scene, Strategy
 from ralb_extproc.place.views import PoolView
 
 
@@ -41,7 +41,7 @@ class SessionAffinity(Strategy):
         """See ``Strategy.costs``: below 1 for the session's pod, to 3 for the others, from 4 on beyond the bound."""
         if not scene.ask.session:
             out = pressed(scene)
-            out *= 1.0 + NEAR * scene.dice.many(len(out))
+            out *= scene.dice.near(len(out))
             return out
         view = scene.view
         session = key_of(scene.ask)
