@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ralb.v1.snapshot_pb2 import Endpoint, Pool
-from ralb_extproc.feedback import Failure, Learner, Lengths, Outcome, Usage
+from ralb_extproc.feedback import Failure, Learner, Outcome, Usage
 from ralb_extproc.place import FlightInfo, PodTable, hash_blocks, health
 from ralb_extproc.place import columns as col
 
@@ -184,42 +184,6 @@ def test_impossible_shares_are_cut():
     assert (usage.cached, usage.reasoning) == (10, 5)
 
 
-class TestLengths:
-    def learn(self, lengths, pool, intent, tokens, size=0):
-        lengths.learn(pool, intent, stream=False, output_tokens=tokens, response_bytes=size)
-
-    def test_by_intent_then_pool_then_default(self):
-        lengths = Lengths()
-        assert lengths.expected_output("p", "code") == 256
-        self.learn(lengths, "p", "code", 1000)
-        assert lengths.expected_output("p", "code") == 1000
-        assert lengths.expected_output("p", "chat") == 1000
-        assert lengths.expected_output("q", "code") == 256
-        self.learn(lengths, "p", "chat", 10)
-        assert lengths.expected_output("p", "chat") == 10
-        assert lengths.expected_output("p", "code", limit=50) == 50
-
-    def test_mean_follows(self):
-        lengths = Lengths()
-        for _ in range(300):
-            self.learn(lengths, "p", "code", 400)
-        for _ in range(300):
-            self.learn(lengths, "p", "code", 100)
-        assert lengths.expected_output("p", "code") == 100
-
-    def test_bounded(self):
-        lengths = Lengths()
-        for i in range(20_000):
-            self.learn(lengths, f"p{i}", "x", 5, 5)
-        assert len(lengths._output.values) <= 8193
-        assert len(lengths._bytes.values) <= 8193
-
-    def test_empty_answers_say_nothing(self):
-        lengths = Lengths()
-        self.learn(lengths, "p", "x", 0, 100)
-        assert lengths.expected_output("p", "x") == 256
-
-
 @pytest.mark.parametrize(
     ("changes", "seconds"),
     [
@@ -258,3 +222,14 @@ def test_an_answer_in_one_piece_is_timed_as_a_whole():
     world.begin("a:1", input_tokens=900)
     world.learn(output_tokens=50, input_tokens=900, ttft=1.2, duration=1.2)
     assert world.pods.ward.answers("ns/a", world.slot("a:1")) == (0, 0, 1)
+
+
+def test_lengths_are_learned_by_what_was_asked():
+    world = World()
+    for effort, tokens in (("low", 100), ("high", 4000)):
+        world.begin("a:1", effort=effort, adapter="legal", input_tokens=900)
+        world.learn(output_tokens=tokens, input_tokens=900)
+    lengths = world.learner.lengths
+    assert lengths.expected_output("ns/a", "chat", "low") == 100
+    assert lengths.expected_output("ns/a", "chat", "high", "legal") == 4000
+    assert lengths.expected_output("ns/a", "chat") == 2050

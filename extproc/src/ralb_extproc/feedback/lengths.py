@@ -2,17 +2,16 @@
 
 How long an answer gets is told best by what was asked, and with reasoning models by how much they are to think. So an answer
 counts for its (intent, effort, adapter), and for what is wider: (intent, effort), the intent, the pool. What is expected is the
-narrowest that is known. All are means in bounded maps, exponentially weighted once there are some answers; keys beyond the bound
-share one entry.
+narrowest that is known. All are means in bounded maps, exponentially weighted once there are some answers; what is new when a map
+is full is left out.
 """
 
 from dataclasses import dataclass, field
 from typing import Final
 
 _RATE: Final = 0.05
-_MAX_KEYS: Final = 8192
+_MAX_KEYS: Final = 16_384
 _Key = tuple[str, ...]
-_OTHER: Final = ("",)
 # Others are as if not said: clients write what they like.
 EFFORTS: Final = frozenset({"none", "minimal", "low", "medium", "high", "xhigh"})
 DEFAULT_OUTPUT: Final = 256.0
@@ -26,7 +25,7 @@ class _Means:
 
     def add(self, key: _Key, value: float) -> None:
         if key not in self.values and len(self.values) >= _MAX_KEYS:
-            key = _OTHER
+            return
         mean, count = self.values.get(key, (0.0, 0))
         count += 1
         self.values[key] = mean + max(_RATE, 1.0 / count) * (value - mean), count
@@ -57,7 +56,7 @@ class Lengths:
         """Take in one complete answer whose tokens the server counted."""
         if output_tokens <= 0:
             return
-        for key in dict.fromkeys(_keys(pool, intent, effort, adapter)):
+        for key in dict.fromkeys(reversed(_keys(pool, intent, effort, adapter))):
             self._output.add(key, float(output_tokens))
         if response_bytes > 0:
             self._bytes.add((pool, _form(stream)), response_bytes / output_tokens)
