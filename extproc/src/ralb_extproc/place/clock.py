@@ -6,7 +6,8 @@ most one prefill under way, the latest of those waiting are ours, and what was s
 was sent. Waiting requests that are not ours (another replica's) count as a typical one.
 
 FACTOR is how many times as long per token as its peers the pod takes: 1 unless it is clearly off, which a few dozen answers
-show. So pools of unlike cards, and a card that runs hot, are seen without being told of.
+show. So pools of unlike cards, and a card that runs hot, are seen without being told of. It fades while the pod is sent nothing
+(``load``).
 """
 
 from collections import deque

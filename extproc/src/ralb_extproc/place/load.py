@@ -44,6 +44,7 @@ TRUST_SECONDS: Final = 4.0
 STEADY_SECONDS: Final = 0.02
 KV_WEIGHT: Final = 0.15
 _FRESH: Final = 0.99
+_FADE_SECONDS: Final = 20.0  # to half of what is known of a pod's slowness, in logarithm
 _ENOUGH: Final = 8.0  # requests of ours, to judge by
 _ALONE: Final = 1.3
 _MOST_CROWD: Final = 16.0
@@ -192,9 +193,19 @@ def steady(block: Floats, cap: int, now: float, care: Care | None = None) -> Ste
         crowd=_crowd(seen, ours),
         fresh=col.least(trust) > _FRESH,
         belief=col.belief(block) if col.least(block[col.HIT_TRUST]) < col.DOUBT else None,
-        pace=factors.copy() if col.least(factors) != 1.0 or col.most(factors) != 1.0 else None,
+        pace=_pace(block, now) if col.least(factors) != 1.0 or col.most(factors) != 1.0 else None,
         tight=col.most(block[col.KV_USAGE] * trust) > _TIGHT,
     )
+
+
+def _pace(block: Floats, now: float) -> Floats:
+    """How many times as slow as its peers each pod is; what was found out fades while the pod is sent nothing.
+
+    Otherwise a pod that was slow once would never get the request that shows it is not any more.
+    """
+    unsent = np.maximum(now - block[col.BACKLOG_AT], 0.0)
+    out: Floats = block[col.FACTOR] ** np.exp2(unsent / -_FADE_SECONDS)
+    return out
 
 
 def _crowd(seen: float, ours: float) -> float:

@@ -132,12 +132,14 @@ class TestTerms:
     def test_factor(self):
         pool = pool_of_two()
         put(pool, col.FACTOR, 1.0, 3.0)
+        put(pool, col.BACKLOG_AT, pool.now + 1.0, pool.now + 1.0)  # just sent something
         one, other = costs(pool)
         assert other == pytest.approx(3.0 * one)
 
     def test_a_wait_is_not_multiplied_again(self):
         pool = pool_of_two()
         put(pool, col.FACTOR, 3.0, 3.0)
+        put(pool, col.BACKLOG_AT, pool.now + 1.0, pool.now + 1.0)
         put(pool, col.FREE_AT, -np.inf, pool.now + 0.53)
         one, other = costs(pool)
         assert other - one == pytest.approx(0.5)
