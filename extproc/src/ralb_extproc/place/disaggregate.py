@@ -3,7 +3,7 @@
 Prefill and decode pod are chosen together. The decode pod that the pool's strategy prefers is asked first: if so much of the
 prompt is in its cache that fewer than ``min_prompt_tokens`` are left, it does all. Else the prompt is worth a prefill pod:
 
-    prefill pod   the product rule over the Prefill pool: (uncached + backlog + 1) x (load + 1) x start, see ``ReasoningAware``
+    prefill pod   as ``ReasoningAware`` compares the pods of the Prefill pool
     decode pod    (load + 1) x memory x start: it computes next to nothing of the prompt, so only decoding counts
 
     seconds = (backlog + uncached) / prefill rate          of a pod, by its pool's learned rate

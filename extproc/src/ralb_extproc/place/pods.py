@@ -45,7 +45,7 @@ class PodTable:
     Args:
         ledger_limit: most requests in flight that are tracked; beyond it the oldest is let go.
         ttl: seconds after which a flight without outcome is let go.
-        prefix_entries: most pairs of pod and block in all pools' prefix indexes together, 110 to 240 bytes each.
+        prefix_entries: most pairs of pod and block in all pools' prefix indexes together, 125 to 340 bytes each.
         settle: seconds from placing a request until the pod's own gauges count it.
 
     Attributes:

@@ -8,7 +8,7 @@ The index does what the engines do: each pod's blocks are in order of their last
 the pod's cache holds, the end of a prompt before its beginning. So a pod that is sent much forgets fast, whatever its peers
 still hold. One map from block to the set of pods (an int used as a bit set) answers for all pods at once.
 
-There is one index per pool, with a bound on its entries, one per pod and block, of 110 to 240 bytes each.
+There is one index per pool, with a bound on its entries, one per pod and block, of 125 to 340 bytes each.
 """
 
 from collections import OrderedDict
