@@ -71,6 +71,9 @@ bench-placement: setup ## placement policies on traces in the offline simulator 
 bench-control-plane: setup control-plane ## from a change in the cluster to Envoy's ACK; the operator's start, memory and CPU
 	$(BIN)/python bench/control_plane.py $(BENCH_ARGS)
 
+bench-decision: setup ## what hashing a prompt, ordering pods and charging one cost, and the prefix index's memory
+	$(BIN)/python bench/decision.py $(BENCH_ARGS)
+
 bench-placement-live: setup ## strategies through real Envoy and simulated pods against the offline simulator: the same ordering?
 	$(BIN)/python bench/placement_live.py $(BENCH_ARGS)
 
@@ -80,4 +83,4 @@ bench-faults: setup ## a slow pod, one with errors, a restarted one, one with st
 clean: ## remove what setup and tests made
 	rm -rf $(VENV) .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench/results
 
-.PHONY: help setup generate lint format control-plane test demo bench bench-placement bench-extproc bench-control-plane bench-placement-live bench-faults chart images e2e clean
+.PHONY: help setup generate lint format control-plane test demo bench bench-placement bench-decision bench-extproc bench-control-plane bench-placement-live bench-faults chart images e2e clean

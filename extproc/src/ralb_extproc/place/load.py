@@ -223,6 +223,8 @@ def classes(block: Floats, state: Steady, overdrawn: Bools | None) -> npt.NDArra
         state: of the same pods.
         overdrawn: which have no credit for another request; needed where any is ``reduced``.
     """
+    if not state.cap and state.failing is None and state.caps is None and state.reduced is None and state.due is None:
+        return None
     held = None
     if state.reduced is not None and overdrawn is not None:
         # A pod that failed and is due for a probe is not to wait for its share as well.

@@ -5,7 +5,6 @@ with its role, text, tool calls and attachments. What only steers sampling does 
 digests, so a request with a 10 MB image costs no more than its text. Nothing here is kept or logged.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import xxhash
@@ -72,7 +71,7 @@ class _Writer:
         for turn in turns:
             if self._full():
                 return
-            if not isinstance(turn, Mapping):
+            if not isinstance(turn, dict):
                 self.turn("user", turn)
                 continue
             role = turn.get("role") or turn.get("type")
@@ -98,7 +97,7 @@ class _Writer:
                     return
                 if isinstance(part, str):
                     self._put(part)
-                elif isinstance(part, Mapping) and isinstance(part.get("text"), str):
+                elif isinstance(part, dict) and isinstance(part.get("text"), str):
                     self._put(part["text"])
                 else:
                     self.value(part)
@@ -114,11 +113,11 @@ class _Writer:
             if len(value) > _LONG:
                 value = xxhash.xxh3_64_hexdigest(value.encode("utf-8", "surrogatepass"))
             self._put(f"{_PART}{value}")
-        elif isinstance(value, Mapping):
+        elif isinstance(value, dict):
             for key in sorted(value):
                 self._put(f"{_PART}{key}:")
                 self.value(value[key], depth + 1)
-        elif isinstance(value, Sequence):
+        elif isinstance(value, list):
             for item in value:
                 self.value(item, depth + 1)
         else:
