@@ -184,6 +184,7 @@ def _lots() -> "Callable[[object], Dice]":
     import xxhash
 
     from ralb_extproc.place import Dice
+    from ralb_extproc.place.dice import NEAR
 
     numbers = np.random.default_rng(0).random(1 << 16)
 
@@ -195,6 +196,12 @@ def _lots() -> "Callable[[object], Dice]":
             start = self._next if self._next + count <= len(numbers) else 0
             self._next = start + count
             return np.resize(numbers, count) if count > len(numbers) else numbers[start : start + count]
+
+        def near(self, count: int) -> "np.typing.NDArray[np.float64]":
+            return self.many(count) * NEAR + 1.0
+
+        def near(self, count: int) -> "np.typing.NDArray[np.float64]":
+            return self.many(count) * NEAR + 1.0
 
     def lot(name: object) -> Dice:
         return Lot(xxhash.xxh3_64_intdigest(str(name).encode("utf-8", "surrogatepass")) % len(numbers))
