@@ -200,9 +200,6 @@ def _lots() -> "Callable[[object], Dice]":
         def near(self, count: int) -> "np.typing.NDArray[np.float64]":
             return self.many(count) * NEAR + 1.0
 
-        def near(self, count: int) -> "np.typing.NDArray[np.float64]":
-            return self.many(count) * NEAR + 1.0
-
     def lot(name: object) -> Dice:
         return Lot(xxhash.xxh3_64_intdigest(str(name).encode("utf-8", "surrogatepass")) % len(numbers))
 
