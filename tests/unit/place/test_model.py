@@ -201,9 +201,10 @@ class TestSpeedModel:
 
     def test_means_follow(self):
         model = SpeedModel()
-        for _ in range(500):
+        for i in range(500):
             model.served(NOTE, 1, 0.5, 20.0, 3000, 0)
-            model.placed(123.0, 0.25)
+            model.placed(123.0, 0.25, 0.04 * i)
+        assert model.gap == pytest.approx(0.04, rel=0.01)
         assert model.output == pytest.approx(3000, rel=0.01)
         assert model.impatience == pytest.approx(0.5 / 20.0, rel=0.02)
         assert (model.uncached, model.prefill) == (pytest.approx(123, rel=0.01), pytest.approx(0.25, rel=0.01))
@@ -225,7 +226,7 @@ class TestSpeedModel:
             said = ANSWER | odd
             note = Note(*(said[name] for name in ("load", "context", "cached", "uncached", "wait")), 1.0, clear=True)
             ratio = model.served(note, *(said[name] for name in ("requests", "ttft", "duration", "output", "found")))
-            model.placed(said["uncached"], said["wait"])
+            model.placed(said["uncached"], said["wait"], said["duration"])
             assert ratio is None or (isfinite(ratio) and ratio > 0.0)
         told = [
             *(model.step(r, c) for r in (0.0, 100.0) for c in (0.0, 1e6)),

@@ -162,6 +162,7 @@ class TestRestart:
         world.says(1, prefix_queries=1.0, prefix_hits=0.0)
         world.send(1, seconds=0.3)
         assert world.condition(1)[1] == "starting"
+        assert world.table.data[col.FAILURES, world.slot(1)] == 0
         assert world.table.ward.state[health.BAD, world.slot(1)] == 0
 
     def test_failures_of_requests_that_are_older_than_the_process_do_not_count(self):

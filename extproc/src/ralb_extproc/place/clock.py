@@ -67,7 +67,7 @@ class Clock:
         if sent is None:
             sent = self._sent[slot] = deque(maxlen=_KEPT)
         sent.append((now, seconds))
-        model.placed(note.uncached, seconds)
+        model.placed(note.uncached, seconds, now)
 
     def read(self, cells: Cells, slot: int, waiting: float, at: float, model: SpeedModel) -> None:
         """A page said how many were waiting at ``at``; what was sent later is not among them."""

@@ -15,7 +15,7 @@ nothing about speed and is left out; none can be negative.
 May not enter: pods (one that is slower than its peers has a factor of its own, see ``clock``), clocks, I/O.
 """
 
-from math import exp, isfinite, log
+from math import exp, inf, isfinite, log
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -43,6 +43,7 @@ _TTFT_SCALE: Final = (0.02, 0.02, 0.02, 0.03, 0.002)
 _ITL_PRIOR: Final = (0.01, 0.003, 0.005)
 _ITL_SCALE: Final = (0.01, 0.005, 0.01)
 _NOISE_FLOOR: Final = 0.02  # seconds
+_LEAST_GAP: Final = 1e-5
 _NOISE: Final = 0.3  # of the value
 
 
@@ -133,6 +134,7 @@ class SpeedModel:
         output: mean answer tokens.
         uncached: mean prompt tokens to prefill.
         prefill: mean seconds of a request's own prefill.
+        gap: mean seconds between two requests placed.
         ttft / duration: means, seconds.
         cached / computed: prompt tokens found and not found in caches, fading.
     """
@@ -143,6 +145,8 @@ class SpeedModel:
         self.output = 256.0
         self.uncached = 500.0
         self.prefill = 0.02
+        self.gap = 1.0
+        self._last = inf  # when the last one was placed
         self.ttft = 0.1
         self.duration = 10.0
         self.cached = 0.0
@@ -179,8 +183,12 @@ class SpeedModel:
         """Seconds per token of an answer."""
         return self.token_base + self.token_per_request * requests + self.token_per_context * context
 
-    def placed(self, uncached: float, prefill: float) -> None:
-        """Note that a request was placed; tokens, and seconds of its prefill."""
+    def placed(self, uncached: float, prefill: float, now: float) -> None:
+        """Note that a request was placed; tokens, seconds of its prefill, and when."""
+        since = now - self._last
+        self._last = now
+        if 0.0 <= since <= _MOST_SECONDS:
+            self.gap = max(self.gap + _RATE * (since - self.gap), _LEAST_GAP)
         if 0.0 <= uncached <= _MOST_TOKENS and 0.0 <= prefill <= _MOST_SECONDS:
             self.uncached += _RATE * (uncached - self.uncached)
             self.prefill += _RATE * (prefill - self.prefill)

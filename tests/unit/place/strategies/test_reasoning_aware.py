@@ -1,5 +1,7 @@
 """What the default strategy compares pods by: each term of its cost, alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -54,8 +56,23 @@ class TestTerms:
     def test_wait(self):
         pool = pool_of_two()
         put(pool, col.FREE_AT, -np.inf, pool.now + 0.53)
+        learned(pool).gap = 1e9  # nobody comes behind
         one, other = costs(pool)
         assert other - one == pytest.approx(0.5)
+
+    def test_those_who_come_behind_wait_for_the_prefill_too(self):
+        pool = pool_of_two()
+        put(pool, col.FREE_AT, -np.inf, pool.now + 0.53)
+        model = learned(pool)
+        prefill = model.own_prefill(0.0, ASK.input_tokens)
+        model.gap = 0.05  # of two pods: ten a second each
+        one, other = costs(pool)
+        assert other - one == pytest.approx(0.5 + 10.0 * 0.5 * prefill)
+        known = hash_blocks(bytes(4 * ASK.input_tokens))
+        pool.table.record_prefix(known, pool.slot(1), ASK.input_tokens)
+        first, warm = costs(pool, replace(ASK, prefix=known))
+        assert first == pytest.approx(one)
+        assert warm < other
 
     def test_prefill_is_of_what_is_not_cached(self):
         pool = pool_of_two()
@@ -141,6 +158,7 @@ class TestTerms:
         put(pool, col.FACTOR, 3.0, 3.0)
         put(pool, col.BACKLOG_AT, pool.now + 1.0, pool.now + 1.0)
         put(pool, col.FREE_AT, -np.inf, pool.now + 0.53)
+        learned(pool).gap = 1e9
         one, other = costs(pool)
         assert other - one == pytest.approx(0.5)
 
@@ -263,6 +281,7 @@ class TestReadings:
         pool = OnePool("REASONING_AWARE", 4)
         for number, running in enumerate((0, 9, 1, 5)):
             pool.say(number, running=running)
+        learned(pool).gap = 1e9
         whole = costs(pool)
         some = frozenset({address(1), address(3)})
         order = pool.order(only=some)

@@ -2,13 +2,16 @@
 
 In seconds:
 
-    cost = wait + factor x (base + prefill (1 + reuse) + haste (requests prefill + requests token x output)) + room + adapter
+    cost = wait + factor x (base + prefill (1 + reuse + behind) + haste (requests prefill + requests token x output))
+           + room + adapter
 
 wait      until the prefill queued there is done (``clock``), from what we sent and who the pod says is waiting
 base      the step the request joins: grows with the requests and the context the pod holds
 prefill   of the prompt tokens not expected in its cache, with their attention to those that are
 reuse     a token computed there pushes one out that might have been found later: prompt tokens found in the pool's caches for
           each one computed, at most 1; 0 where nothing is ever found
+behind    how many requests will have come to the pod before this prefill is done, each of them kept waiting for all of it: the
+          pool's arrivals per pod x (wait + prefill); reuse and this together at most 20. In a rush the pool saves work, not time
 haste     what it costs the others: every stream on the pod stands still during the prefill, and every later step is longer by
           one more sequence. Their loss is a share of a whole answer, ours is a share of a first token, so theirs counts by the
           mean time to first token / mean duration of the pool, a quarter of it, and at most 0.1
@@ -44,6 +47,7 @@ from ralb_extproc.place.views import PoolView
 _MOST_REUSE: Final = 1.0
 _HASTE: Final = 0.25
 _MOST_HASTE: Final = 0.1
+_MOST_BEHIND: Final = 20.0
 _ADAPTER_SECONDS: Final = 0.25
 _ANSWER: Final = 256  # tokens, where nothing is expected
 _MOST_REMEMBERED: Final = float(1 << 22)  # tokens of a session
@@ -72,18 +76,29 @@ class ReasoningAware(Strategy):
         tokens = float(ask.input_tokens)
         reuse = 1.0 + min(_MOST_REUSE, model.reuse)
         joining = model.per_request + haste * output * model.token_per_request
+        wait = block[col.FREE_AT] - scene.now
+        np.maximum(wait, 0.0, out=wait)
+        arrivals = state.crowd / (model.gap * len(wait))  # per pod and second
+        behind: Floats = wait * arrivals
         out: Floats
         if hits is None:
             prefill = model.own_prefill(0.0, tokens)
+            behind += arrivals * prefill + reuse
+            np.minimum(behind, _MOST_BEHIND, out=behind)
+            behind *= prefill
             out = requests * (joining + haste * prefill)
-            out += model.base + reuse * prefill
+            out += behind
+            out += model.base
         else:
             # prefill = uncached (per_token + per_pair (hits + uncached / 2)), and uncached = tokens - hits
             prefilling = hits * (0.5 * model.per_pair)
             prefilling += model.per_token + 0.5 * model.per_pair * tokens
             prefilling *= tokens - hits
+            behind += arrivals * prefilling
+            behind += reuse
+            np.minimum(behind, _MOST_BEHIND, out=behind)
             out = requests * haste
-            out += reuse
+            out += behind
             out *= prefilling
             out += requests * joining
             out += model.base
@@ -92,8 +107,6 @@ class ReasoningAware(Strategy):
         out += context
         if state.pace is not None:
             out *= state.pace
-        wait = block[col.FREE_AT] - scene.now
-        np.maximum(wait, 0.0, out=wait)
         out += wait
         if full is not None:
             out += full
