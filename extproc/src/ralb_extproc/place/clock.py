@@ -59,10 +59,8 @@ class Clock:
     def placed(self, cells: Cells, slot: int, note: Note, model: SpeedModel, now: float) -> None:
         """A request was put on a pod."""
         seconds = model.own_prefill(note.cached, note.uncached) * note.factor
-        free = cells[col.FREE_AT, slot]
-        if free <= now:
-            free = now + _LEAD * note.factor * model.step(note.requests, note.context)
-        cells[col.FREE_AT, slot] = free + seconds
+        joined = now + _LEAD * note.factor * model.step(note.requests, note.context)
+        cells[col.FREE_AT, slot] = max(cells[col.FREE_AT, slot], joined) + seconds
         sent = self._sent.get(slot)
         if sent is None:
             sent = self._sent[slot] = deque(maxlen=_KEPT)
