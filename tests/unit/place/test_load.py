@@ -85,7 +85,7 @@ def test_memory_factor():
 def test_what_is_known_of_a_slow_pod_fades_while_it_is_sent_nothing():
     block = col.empty(3)
     block[col.FACTOR] = [4.0, 4.0, 1.0]
-    block[col.BACKLOG_AT] = [100.0, 60.0, -np.inf]
+    block[col.BACKLOG_AT] = [100.0, 90.0, -np.inf]
     at_once = steady(block, 0, 100.0).pace
     assert at_once is not None
     assert at_once.tolist() == pytest.approx([4.0, 4.0**0.25, 1.0])

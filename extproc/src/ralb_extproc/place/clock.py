@@ -23,7 +23,7 @@ _LEAD: Final = 0.7  # of the joined step that the next request will no longer ha
 _FULL: Final = 0.85  # of the cache, beyond which waiting may be for room
 _SLOW_RATE: Final = 0.05
 _SLOW_MOST: Final = 3.0  # log
-_ODDITY: Final = 0.2  # log; less is noise, and twice that is believed in full
+_ODDITY: Final = 0.3  # log; less is noise, and twice that is believed in full
 
 
 class Clock:

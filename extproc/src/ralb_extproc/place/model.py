@@ -43,6 +43,7 @@ _TTFT_SCALE: Final = (0.02, 0.02, 0.02, 0.03, 0.002)
 _ITL_PRIOR: Final = (0.01, 0.003, 0.005)
 _ITL_SCALE: Final = (0.01, 0.005, 0.01)
 _NOISE_FLOOR: Final = 0.02  # seconds
+_FEW_TOKENS: Final = 16.0  # answers as short tell no pace
 _LEAST_GAP: Final = 1e-5
 _NOISE: Final = 0.3  # of the value
 
@@ -234,7 +235,7 @@ class SpeedModel:
             x = np.array([1.0, load, context, new * _TOKENS, new * (found + 0.5 * new) * _PAIRS])
             fresh = self._ttft.learn(x, (ttft - note.wait) / note.factor)
         ratio = None
-        if output > 8.0:
+        if output > _FEW_TOKENS:
             seconds = (duration - ttft) / (output - 1.0)
             x = np.array([1.0, 0.5 * (load + min(requests, _MOST_REQUESTS) * _REQUESTS), context])
             surprise = log(max(seconds, 1e-6) / max(self._itl.expect(x), 1e-6))
