@@ -6,7 +6,7 @@ whole loop.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ralb.v1.snapshot_pb2 import Endpoint, Pool
 from ralb_extproc.place.ask import Ask
@@ -31,9 +31,9 @@ class Order(NamedTuple):
     cost: float
 
 
-def pool_of(name: str, addresses: Iterable[str], **fields: object) -> Pool:
+def pool_of(name: str, addresses: Iterable[str], **fields: Any) -> Pool:
     """A pool as ``PodTable.update`` takes it; ``fields`` are those of ``ralb.v1.Pool``."""
-    return Pool(id=name, endpoints=[Endpoint(address=address) for address in addresses], **fields)  # type: ignore[arg-type]
+    return Pool(id=name, endpoints=[Endpoint(address=address) for address in addresses], **fields)
 
 
 def place(pods: PodTable, pool: str, ask: Ask, now: float, dice: Dice, want: int = 4) -> Order:
